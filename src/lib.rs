@@ -1,0 +1,23 @@
+//! Handloom: a tensor engine woven by hand.
+//!
+//! # The map, in reading order
+//!
+//! | room | what it is for |
+//! |---|---|
+//! | [`error`] | one error type; every message says what, where, why and what to do |
+//! | [`cpu`] | CPU kernels: slices and strides in, slices out; they know no tensor |
+//! | [`tensor`] | [`Tensor`]: buffer, shape, strides, dtype, device; the buffer pool; views |
+//! | [`autograd`] | the tape, `backward`, `no_grad`, `recompute`, the trace, `gradcheck` |
+//! | [`ops`] | one file an operation: formula, shapes, forward, backward, registry entry |
+//! | [`nn`] | layers: linear, embedding, norms, dropout, RNN/LSTM/GRU, attention, blocks |
+//! | [`models`] | gpt, encoder, RNN language models, the tutorial's two models, their heads |
+//! | [`text`] | tokenisers, token files, labelled data, the storyworld |
+//! | [`train`] | optimisers, schedules, the trainer, checkpoints, metrics |
+//! | `cli` | one file a subcommand |
+//!
+//! A room imports only from the rooms above it in this table (`text` stands beside `nn`).
+#![deny(missing_docs)]
+
+pub mod error;
+
+pub use error::{Error, Result};

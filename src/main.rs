@@ -1,0 +1,3 @@
+//! The `handloom` command: parses the command line and hands over.
+
+fn main() {}
