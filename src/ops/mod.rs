@@ -1,0 +1,113 @@
+//! The operations: one file each, with its formula, shapes, forward, backward and registry entry.
+//!
+//! An operation checks its inputs, calls the kernel of the same name in [`crate::cpu`] and records how
+//! to go back. It holds no loop over elements. Most operations are methods of [`Tensor`]
+//! (`x.softmax(-1)`), those with several tensors or options are functions (`ops::layer_norm(…)`).
+//!
+//! Conventions, once for all:
+//! - Axes are `isize` and count from the end where negative.
+//! - Both inputs of an operation have one dtype; nothing is promoted silently. `bf16` and `f16`
+//!   are for storage: they are computed in `f32` and rounded once at the end.
+//! - Outputs are contiguous unless the operation is a view.
+//! - In a backward rule `dy` is the gradient of the loss with respect to the output `y`; each rule
+//!   returns one gradient for each input, of the input's shape.
+//! - Wrong shapes, dtypes or axes are an [`Error::Op`] that names the operation, the
+//!   shapes and the caller's source line.
+
+mod binary;
+mod binary_cross_entropy;
+mod cast;
+mod cat;
+mod cross_entropy;
+mod dropout;
+mod embedding;
+mod gru;
+mod index;
+mod layer_norm;
+mod linear;
+mod lstm;
+mod matmul;
+mod reduce;
+pub mod registry;
+mod rms_norm;
+mod rnn;
+mod scaled_dot_product_attention;
+mod softmax;
+mod unary;
+mod view;
+mod where_;
+
+pub use crate::cpu::philox::Key;
+pub use binary_cross_entropy::binary_cross_entropy_with_logits;
+pub use cat::{cat, stack};
+pub use cross_entropy::{CrossEntropy, Reduction, cross_entropy};
+pub use dropout::dropout;
+pub use embedding::embedding;
+pub use gru::gru_sequence;
+pub use layer_norm::layer_norm;
+pub use linear::linear;
+pub use lstm::lstm_sequence;
+pub use rms_norm::rms_norm;
+pub use rnn::{Nonlinearity, rnn_sequence};
+pub use scaled_dot_product_attention::{
+    Attention, scaled_dot_product_attention, self_attention_qkv,
+};
+pub use where_::where_;
+
+use crate::autograd::Grads;
+use crate::error::{Error, Result};
+use crate::tensor::{DType, Tensor};
+use smallvec::smallvec;
+
+/// Gradients for the inputs of a rule, in order.
+fn grads<const N: usize>(list: [Option<Tensor>; N]) -> Result<Grads> {
+    Ok(list.into_iter().collect())
+}
+
+/// The gradient for an operation with one input.
+fn one(dx: Tensor) -> Result<Grads> {
+    Ok(smallvec![Some(dx)])
+}
+
+/// Refuses two inputs of different dtype.
+#[track_caller]
+fn same_dtype(op: &'static str, a: &Tensor, b: &Tensor) -> Result<()> {
+    if a.dtype() == b.dtype() {
+        return Ok(());
+    }
+    Err(Error::op(
+        op,
+        format!("{} and {} do not mix; convert one of them with to_dtype", a.dtype(), b.dtype()),
+    ))
+}
+
+/// Refuses ids and masks that are not `u32`.
+#[track_caller]
+fn expect_u32(op: &'static str, what: &str, x: &Tensor) -> Result<()> {
+    if x.dtype() == DType::U32 {
+        return Ok(());
+    }
+    Err(Error::op(op, format!("{what} must be u32, got {}", x.dtype())))
+}
+
+/// Refuses a tensor of another shape than `expected`.
+#[track_caller]
+fn expect_shape(op: &'static str, what: &str, x: &Tensor, expected: &[usize]) -> Result<()> {
+    if x.shape() == expected {
+        return Ok(());
+    }
+    Err(Error::op(op, format!("{what} has shape {:?}, expected {expected:?}", x.shape())))
+}
+
+/// Splits a shape at `axis` into the product before, the size at and the product after it.
+fn around(shape: &[usize], axis: usize) -> (usize, usize, usize) {
+    (shape[..axis].iter().product(), shape[axis], shape[axis + 1..].iter().product())
+}
+
+/// The product of all axes but the last, and the last: a tensor seen as rows.
+fn rows_and_cols(shape: &[usize]) -> (usize, usize) {
+    match shape {
+        [] => (1, 1),
+        [outer @ .., cols] => (outer.iter().product(), *cols),
+    }
+}

@@ -1,0 +1,246 @@
+//! Buffers and the pool they come from.
+//!
+//! A training step asks for the same buffer sizes again and again. Fresh memory is slow (every page
+//! faults on its first touch), so a buffer whose last owner lets go returns to a free list of its
+//! size class, and the next request of that class takes it from there: after the first steps nothing
+//! is allocated any more. Even the `Arc` that counts the owners is kept and used again.
+//!
+//! Every buffer starts on a 64-byte line, one cache line and one AVX-512 vector. `bytemuck` views the
+//! lines as elements of any dtype, so there is no unsafe code here.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+
+use bytemuck::{Pod, Zeroable};
+
+use super::dtype::Element;
+use crate::error::{Error, Result};
+
+/// One cache line.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+const LINE: usize = size_of::<Line>();
+
+/// Aligned memory of one size class. Its content is whatever the last owner left.
+struct Buffer {
+    lines: Vec<Line>,
+}
+
+/// A shared handle on a pooled buffer; the last one to be dropped gives the buffer back.
+#[derive(Clone)]
+pub(crate) struct Storage {
+    // `None` only while `drop` runs.
+    buffer: Option<Arc<Buffer>>,
+}
+
+impl Storage {
+    /// A buffer of at least `bytes` bytes with arbitrary (but valid) content.
+    pub(crate) fn new(bytes: usize) -> Result<Storage> {
+        let buffer = POOL.get(bytes.div_ceil(LINE))?;
+        Ok(Storage { buffer: Some(buffer) })
+    }
+
+    fn buffer(&self) -> &Arc<Buffer> {
+        self.buffer.as_ref().expect("a live storage has its buffer")
+    }
+
+    /// The whole buffer as elements of type `E`.
+    pub(crate) fn as_slice<E: Element>(&self) -> &[E] {
+        bytemuck::cast_slice(&self.buffer().lines)
+    }
+
+    /// The whole buffer for writing, if this is its only owner.
+    pub(crate) fn as_mut_slice<E: Element>(&mut self) -> Option<&mut [E]> {
+        let buffer = Arc::get_mut(self.buffer.as_mut()?)?;
+        Some(bytemuck::cast_slice_mut(&mut buffer.lines))
+    }
+
+    /// Whether no other tensor shares the buffer.
+    pub(crate) fn is_unique(&self) -> bool {
+        Arc::strong_count(self.buffer()) == 1
+    }
+
+    /// Whether both handles are on the same buffer.
+    pub(crate) fn same(&self, other: &Storage) -> bool {
+        Arc::ptr_eq(self.buffer(), other.buffer())
+    }
+}
+
+impl Drop for Storage {
+    fn drop(&mut self) {
+        if let Some(mut buffer) = self.buffer.take()
+            && Arc::get_mut(&mut buffer).is_some()
+        {
+            POOL.put(buffer);
+        }
+        // Two last owners dropping at the very same moment may each see the other: then the buffer
+        // is simply freed, and the pool allocates a new one later.
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        POOL.allocated.fetch_sub(self.lines.len() * LINE, Relaxed);
+    }
+}
+
+/// Four size classes to each power of two: at most a quarter of a buffer is slack.
+fn class_of(lines: usize) -> (usize, usize) {
+    if lines <= 8 {
+        return (lines.max(1), lines.max(1));
+    }
+    let octave = lines.ilog2() as usize;
+    let quarter = 1usize << (octave - 2);
+    let steps = lines.div_ceil(quarter); // 4..=8 quarters of this octave
+    let index = 9 + (octave - 3) * 4 + (steps - 4);
+    (index, steps * quarter)
+}
+
+const CLASSES: usize = 9 + 61 * 4 + 5;
+
+struct Pool {
+    free: [Mutex<Vec<Arc<Buffer>>>; CLASSES],
+    live: AtomicUsize,
+    peak: AtomicUsize,
+    allocated: AtomicUsize,
+    misses: AtomicUsize,
+    poison: AtomicBool,
+}
+
+static POOL: Pool = Pool {
+    free: [const { Mutex::new(Vec::new()) }; CLASSES],
+    live: AtomicUsize::new(0),
+    peak: AtomicUsize::new(0),
+    allocated: AtomicUsize::new(0),
+    misses: AtomicUsize::new(0),
+    poison: AtomicBool::new(false),
+};
+
+impl Pool {
+    fn free_list(&self, class: usize) -> std::sync::MutexGuard<'_, Vec<Arc<Buffer>>> {
+        self.free[class].lock().unwrap_or_else(|broken| broken.into_inner())
+    }
+
+    fn get(&self, lines: usize) -> Result<Arc<Buffer>> {
+        let too_large = || {
+            Error::Failed(format!(
+                "out of memory: a tensor of {:.1} MiB does not fit beside the {:.1} MiB in use; \
+                 use a smaller model, batch or context",
+                lines as f64 * LINE as f64 / 1048576.0,
+                self.live.load(Relaxed) as f64 / 1048576.0
+            ))
+        };
+        if lines > isize::MAX as usize / LINE / 2 {
+            return Err(too_large());
+        }
+        let (class, capacity) = class_of(lines);
+        let recycled = self.free_list(class).pop();
+        let mut buffer = match recycled {
+            Some(buffer) => buffer,
+            None => {
+                let mut memory: Vec<Line> = Vec::new();
+                memory.try_reserve_exact(capacity).map_err(|_| too_large())?;
+                memory.resize(capacity, Line::zeroed());
+                self.misses.fetch_add(1, Relaxed);
+                self.allocated.fetch_add(capacity * LINE, Relaxed);
+                Arc::new(Buffer { lines: memory })
+            }
+        };
+        if self.poison.load(Relaxed)
+            && let Some(buffer) = Arc::get_mut(&mut buffer)
+        {
+            // 0xFF… is a NaN in every float type: reading what was never written shows.
+            buffer.lines.fill(Line([0xFF; LINE]));
+        }
+        let live = self.live.fetch_add(capacity * LINE, Relaxed) + capacity * LINE;
+        self.peak.fetch_max(live, Relaxed);
+        Ok(buffer)
+    }
+
+    fn put(&self, buffer: Arc<Buffer>) {
+        let (class, capacity) = class_of(buffer.lines.len());
+        debug_assert_eq!(capacity, buffer.lines.len());
+        self.live.fetch_sub(capacity * LINE, Relaxed);
+        self.free_list(class).push(buffer);
+    }
+}
+
+/// What the buffer pool holds, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryStats {
+    /// Bytes in buffers that tensors own now.
+    pub live: usize,
+    /// The most that `live` has been since the last [`reset_peak`].
+    pub peak: usize,
+    /// Bytes taken from the system: live buffers and free lists.
+    pub allocated: usize,
+    /// How often a request found no free buffer and went to the system.
+    pub misses: usize,
+}
+
+/// The pool's figures at this moment.
+pub fn memory_stats() -> MemoryStats {
+    MemoryStats {
+        live: POOL.live.load(Relaxed),
+        peak: POOL.peak.load(Relaxed),
+        allocated: POOL.allocated.load(Relaxed),
+        misses: POOL.misses.load(Relaxed),
+    }
+}
+
+/// Starts a new measurement of [`MemoryStats::peak`] from what is live now.
+pub fn reset_peak() {
+    POOL.peak.store(POOL.live.load(Relaxed), Relaxed);
+}
+
+/// Returns every free buffer to the system.
+pub fn release_free_memory() {
+    for class in 0..CLASSES {
+        POOL.free_list(class).clear();
+    }
+}
+
+/// For tests: fill every buffer with NaN before it is handed out, so that a kernel which reads what
+/// it has not written is found out.
+pub fn poison_fresh_buffers(on: bool) {
+    POOL.poison.store(on, Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_are_dense_monotone_and_waste_at_most_a_quarter() {
+        let mut last = (0, 0);
+        for lines in 1..5000 {
+            let (class, capacity) = class_of(lines);
+            assert!(capacity >= lines && capacity * 4 <= lines * 5 + 3, "{lines} -> {capacity}");
+            assert_eq!(class_of(capacity), (class, capacity), "a capacity is its own class");
+            assert!((class, capacity) >= last, "classes grow with size");
+            assert!(class == last.0 || capacity > last.1);
+            last = (class, capacity);
+        }
+        assert!(class_of(usize::MAX / 4).0 < CLASSES);
+    }
+
+    #[test]
+    fn buffers_are_aligned_and_come_back() {
+        // A size no other test uses.
+        let bytes = 7_654_321;
+        let first = Storage::new(bytes).unwrap();
+        let address = first.as_slice::<f32>().as_ptr();
+        assert_eq!(address as usize % 64, 0);
+        drop(first);
+        let second = Storage::new(bytes).unwrap();
+        assert_eq!(second.as_slice::<f32>().as_ptr(), address, "the same buffer is used again");
+    }
+
+    #[test]
+    fn absurd_sizes_are_refused_not_aborted() {
+        assert!(Storage::new(usize::MAX / 2).is_err());
+        assert!(Storage::new(1 << 60).is_err());
+    }
+}
