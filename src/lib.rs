@@ -18,6 +18,7 @@
 //! A room imports only from the rooms above it in this table (`text` stands beside `nn`).
 #![deny(missing_docs)]
 
+pub mod cpu;
 pub mod error;
 
 pub use error::{Error, Result};

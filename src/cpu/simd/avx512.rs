@@ -1,0 +1,174 @@
+//! Sixteen lanes in one AVX-512 register.
+//!
+//! The functions are inlined into [`Real::dispatch`](super::Real::dispatch)'s AVX-512 branch, which has
+//! made sure that the machine has avx512f, bw, dq and vl; that is what makes each intrinsic sound.
+
+use std::arch::x86_64::*;
+
+use super::{LANES, Vector};
+
+/// One 512-bit register.
+#[derive(Clone, Copy)]
+pub(crate) struct F32x1(__m512);
+
+/// A lane mask for the first `n` lanes.
+#[inline(always)]
+fn first(n: usize) -> __mmask16 {
+    if n >= LANES { !0 } else { (1 << n) - 1 }
+}
+
+// Calls an intrinsic that only needs its instruction set.
+macro_rules! isa {
+    ($call:expr) => {
+        // SAFETY: the dispatcher has found AVX-512 on this machine; no memory is touched.
+        unsafe { $call }
+    };
+}
+
+impl Vector for F32x1 {
+    type Elem = f32;
+    type Mask = __mmask16;
+    const TILE: (usize, usize) = (14, 2);
+
+    #[inline(always)]
+    fn splat(value: f32) -> Self {
+        F32x1(isa!(_mm512_set1_ps(value)))
+    }
+    #[inline(always)]
+    fn load(src: &[f32]) -> Self {
+        let src = &src[..LANES];
+        // SAFETY: the slice has sixteen elements.
+        F32x1(unsafe { _mm512_loadu_ps(src.as_ptr()) })
+    }
+    #[inline(always)]
+    fn load_part(src: &[f32]) -> Self {
+        // SAFETY: the mask keeps the load within the slice.
+        F32x1(unsafe { _mm512_maskz_loadu_ps(first(src.len()), src.as_ptr()) })
+    }
+    #[inline(always)]
+    fn store(self, dst: &mut [f32]) {
+        let dst = &mut dst[..LANES];
+        // SAFETY: the slice has sixteen elements.
+        unsafe { _mm512_storeu_ps(dst.as_mut_ptr(), self.0) }
+    }
+    #[inline(always)]
+    fn store_part(self, dst: &mut [f32]) {
+        // SAFETY: the mask keeps the store within the slice.
+        unsafe { _mm512_mask_storeu_ps(dst.as_mut_ptr(), first(dst.len()), self.0) }
+    }
+    #[inline(always)]
+    unsafe fn load_ptr(src: *const f32) -> Self {
+        // SAFETY: the caller promises sixteen readable elements.
+        F32x1(unsafe { _mm512_loadu_ps(src) })
+    }
+    #[inline(always)]
+    unsafe fn store_ptr(self, dst: *mut f32) {
+        // SAFETY: the caller promises sixteen writable elements.
+        unsafe { _mm512_storeu_ps(dst, self.0) }
+    }
+    #[inline(always)]
+    fn add(self, b: Self) -> Self {
+        F32x1(isa!(_mm512_add_ps(self.0, b.0)))
+    }
+    #[inline(always)]
+    fn sub(self, b: Self) -> Self {
+        F32x1(isa!(_mm512_sub_ps(self.0, b.0)))
+    }
+    #[inline(always)]
+    fn mul(self, b: Self) -> Self {
+        F32x1(isa!(_mm512_mul_ps(self.0, b.0)))
+    }
+    #[inline(always)]
+    fn div(self, b: Self) -> Self {
+        F32x1(isa!(_mm512_div_ps(self.0, b.0)))
+    }
+    #[inline(always)]
+    fn mul_add(self, a: Self, b: Self) -> Self {
+        F32x1(isa!(_mm512_fmadd_ps(self.0, a.0, b.0)))
+    }
+    #[inline(always)]
+    fn neg_mul_add(self, a: Self, b: Self) -> Self {
+        F32x1(isa!(_mm512_fnmadd_ps(self.0, a.0, b.0)))
+    }
+    #[inline(always)]
+    fn sqrt(self) -> Self {
+        F32x1(isa!(_mm512_sqrt_ps(self.0)))
+    }
+    #[inline(always)]
+    fn neg(self) -> Self {
+        F32x1(isa!(_mm512_xor_ps(self.0, _mm512_set1_ps(-0.0))))
+    }
+    #[inline(always)]
+    fn abs(self) -> Self {
+        F32x1(isa!(_mm512_abs_ps(self.0)))
+    }
+    #[inline(always)]
+    fn max(self, b: Self) -> Self {
+        F32x1(isa!(_mm512_max_ps(self.0, b.0)))
+    }
+    #[inline(always)]
+    fn min(self, b: Self) -> Self {
+        F32x1(isa!(_mm512_min_ps(self.0, b.0)))
+    }
+    #[inline(always)]
+    fn copysign(self, sign: Self) -> Self {
+        let bit = isa!(_mm512_set1_ps(-0.0));
+        F32x1(isa!(_mm512_or_ps(_mm512_andnot_ps(bit, self.0), _mm512_and_ps(bit, sign.0))))
+    }
+    #[inline(always)]
+    fn lt(self, b: Self) -> __mmask16 {
+        isa!(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(self.0, b.0))
+    }
+    #[inline(always)]
+    fn le(self, b: Self) -> __mmask16 {
+        isa!(_mm512_cmp_ps_mask::<_CMP_LE_OQ>(self.0, b.0))
+    }
+    #[inline(always)]
+    fn eq(self, b: Self) -> __mmask16 {
+        isa!(_mm512_cmp_ps_mask::<_CMP_EQ_OQ>(self.0, b.0))
+    }
+    #[inline(always)]
+    fn select(mask: __mmask16, a: Self, b: Self) -> Self {
+        F32x1(isa!(_mm512_mask_blend_ps(mask, b.0, a.0)))
+    }
+    #[inline(always)]
+    fn any(mask: __mmask16) -> bool {
+        mask != 0
+    }
+    #[inline(always)]
+    fn pow2(self) -> Self {
+        F32x1(isa!({
+            let n = _mm512_cvttps_epi32(self.0);
+            let biased = _mm512_add_epi32(n, _mm512_set1_epi32(127));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased))
+        }))
+    }
+    #[inline(always)]
+    fn split_exponent(self) -> (Self, Self) {
+        isa!({
+            let bits = _mm512_castps_si512(self.0);
+            let fraction = _mm512_and_si512(bits, _mm512_set1_epi32(0x007F_FFFF));
+            let mantissa = _mm512_or_si512(fraction, _mm512_set1_epi32(0x3F80_0000));
+            let exponent = _mm512_sub_epi32(_mm512_srli_epi32::<23>(bits), _mm512_set1_epi32(127));
+            (F32x1(_mm512_castsi512_ps(mantissa)), F32x1(_mm512_cvtepi32_ps(exponent)))
+        })
+    }
+    #[inline(always)]
+    fn sum(self) -> f32 {
+        isa!({
+            let halves =
+                _mm256_add_ps(_mm512_castps512_ps256(self.0), _mm512_extractf32x8_ps::<1>(self.0));
+            super::avx2::sum8(halves)
+        })
+    }
+    #[inline(always)]
+    fn to_array(self) -> [f32; LANES] {
+        let mut lanes = [0.0; LANES];
+        self.store(&mut lanes);
+        lanes
+    }
+    #[inline(always)]
+    fn from_array(lanes: [f32; LANES]) -> Self {
+        Self::load(&lanes)
+    }
+}

@@ -1,0 +1,253 @@
+//! Which instruction set runs: found once at run time, or forced for tests.
+
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+
+use super::{Kernel, Real};
+
+/// An instruction set that kernels are compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Level {
+    /// Plain Rust on arrays; fused multiply-add by the machine where it has it.
+    Portable = 1,
+    /// 256-bit vectors with FMA (x86-64 since 2013).
+    Avx2 = 2,
+    /// 512-bit vectors (x86-64 servers, AMD since Zen 4).
+    Avx512 = 3,
+    /// 128-bit vectors (every 64-bit ARM).
+    Neon = 4,
+}
+
+impl Level {
+    /// The name that `HANDLOOM_ISA` takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Portable => "portable",
+            Level::Avx2 => "avx2",
+            Level::Avx512 => "avx512",
+            Level::Neon => "neon",
+        }
+    }
+
+    fn from_code(code: u8) -> Level {
+        match code {
+            2 => Level::Avx2,
+            3 => Level::Avx512,
+            4 => Level::Neon,
+            _ => Level::Portable,
+        }
+    }
+}
+
+/// 0 until the first question is asked.
+static LEVEL: AtomicU8 = AtomicU8::new(0);
+
+/// The levels this machine can run, the slowest first.
+pub fn available_levels() -> Vec<Level> {
+    #[allow(unused_mut)]
+    let mut levels = vec![Level::Portable];
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    {
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            levels.push(Level::Avx2);
+            if ["avx512f", "avx512bw", "avx512dq", "avx512vl"].into_iter().all(has_avx512) {
+                levels.push(Level::Avx512);
+            }
+        }
+    }
+    #[cfg(all(target_arch = "aarch64", not(miri)))]
+    levels.push(Level::Neon);
+    levels
+}
+
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+fn has_avx512(feature: &str) -> bool {
+    match feature {
+        "avx512f" => is_x86_feature_detected!("avx512f"),
+        "avx512bw" => is_x86_feature_detected!("avx512bw"),
+        "avx512dq" => is_x86_feature_detected!("avx512dq"),
+        _ => is_x86_feature_detected!("avx512vl"),
+    }
+}
+
+/// The level in force: the best there is, or what `HANDLOOM_ISA` names (ignored where the machine does
+/// not have it; `handloom info` says which is in force).
+#[inline]
+pub fn level() -> Level {
+    match LEVEL.load(Relaxed) {
+        0 => find_level(),
+        code => Level::from_code(code),
+    }
+}
+
+#[cold]
+fn find_level() -> Level {
+    let levels = available_levels();
+    let wanted = std::env::var("HANDLOOM_ISA").unwrap_or_default();
+    let named = levels.iter().copied().find(|level| level.name() == wanted);
+    let level = named.or(levels.last().copied()).unwrap_or(Level::Portable);
+    LEVEL.store(level as u8, Relaxed);
+    level
+}
+
+/// Makes kernels run at `level` from now on, in every thread; for tests and benches. False where the
+/// machine does not have it.
+pub fn force_level(level: Level) -> bool {
+    let there = available_levels().contains(&level);
+    if there {
+        LEVEL.store(level as u8, Relaxed);
+    }
+    there
+}
+
+#[cfg(target_arch = "x86_64")]
+mod run {
+    use super::super::{avx2::F32x2, avx512::F32x1, portable::Lanes};
+    use super::*;
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi2")]
+    pub(super) fn avx512<K: Kernel<f32>>(kernel: K) -> K::Output {
+        kernel.run::<F32x1>()
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub(super) fn avx2<K: Kernel<f32>>(kernel: K) -> K::Output {
+        kernel.run::<F32x2>()
+    }
+
+    // Arrays, with the fused multiply-add of the machine but no vector type of ours.
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn portable_fma<T: Real, K: Kernel<T>>(kernel: K) -> K::Output
+    where
+        Lanes<T>: super::super::Vector<Elem = T>,
+    {
+        kernel.run::<Lanes<T>>()
+    }
+}
+
+impl Real for f32 {
+    const ZERO: f32 = 0.0;
+    const ONE: f32 = 1.0;
+    const NEG_INFINITY: f32 = f32::NEG_INFINITY;
+
+    #[inline(always)]
+    fn fma(self, a: f32, b: f32) -> f32 {
+        self.mul_add(a, b)
+    }
+
+    #[inline]
+    fn dispatch<K: Kernel<f32>>(kernel: K) -> K::Output {
+        match level() {
+            // SAFETY: `level` is only ever one that `available_levels` has found on this machine.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => unsafe { run::avx512(kernel) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => unsafe { run::avx2(kernel) },
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => kernel.run::<super::neon::F32x4>(),
+            #[cfg(target_arch = "x86_64")]
+            _ if has_fma() => {
+                // SAFETY: the machine has just been asked.
+                unsafe { run::portable_fma::<f32, K>(kernel) }
+            }
+            _ => kernel.run::<super::portable::Lanes<f32>>(),
+        }
+    }
+}
+
+impl Real for f64 {
+    const ZERO: f64 = 0.0;
+    const ONE: f64 = 1.0;
+    const NEG_INFINITY: f64 = f64::NEG_INFINITY;
+
+    #[inline(always)]
+    fn fma(self, a: f64, b: f64) -> f64 {
+        self.mul_add(a, b)
+    }
+
+    #[inline]
+    fn dispatch<K: Kernel<f64>>(kernel: K) -> K::Output {
+        #[cfg(target_arch = "x86_64")]
+        if has_fma() {
+            // SAFETY: the machine has just been asked.
+            return unsafe { run::portable_fma::<f64, K>(kernel) };
+        }
+        kernel.run::<super::portable::Lanes<f64>>()
+    }
+}
+
+/// Whether the machine fuses multiply and add in hardware (without, it is done in software: the same
+/// bits, slowly).
+#[cfg(target_arch = "x86_64")]
+#[inline]
+fn has_fma() -> bool {
+    cfg!(not(miri)) && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{LANES, Vector};
+    use super::*;
+
+    /// One of everything, as bits.
+    struct Everything;
+
+    impl Kernel<f32> for Everything {
+        type Output = Vec<u32>;
+
+        #[inline(always)]
+        fn run<V: Vector<Elem = f32>>(self) -> Vec<u32> {
+            let a: [f32; LANES] = std::array::from_fn(|i| (i as f32 - 7.5) * 1.37);
+            let mut b: [f32; LANES] = std::array::from_fn(|i| 0.3 + i as f32 * 0.77);
+            b[3] = f32::NAN;
+            b[5] = f32::INFINITY;
+            let (va, vb) = (V::load(&a), V::load(&b));
+            let part = V::load_part(&a[..5]);
+            let (mantissa, exponent) = V::load(&b).abs().min(V::splat(9e30)).split_exponent();
+            let mut bits = Vec::new();
+            for v in [
+                va.add(vb),
+                va.sub(vb),
+                va.mul(vb),
+                va.div(vb),
+                va.mul_add(vb, va),
+                va.neg_mul_add(vb, va),
+                vb.sqrt(),
+                va.neg(),
+                va.abs(),
+                va.max(vb),
+                va.min(vb),
+                vb.copysign(va),
+                V::select(va.lt(vb), va, vb),
+                V::select(va.le(va), va, vb),
+                V::select(va.eq(va), va, vb),
+                V::from_array(std::array::from_fn(|i| i as f32 * 8.0 - 64.0)).pow2(),
+                mantissa,
+                exponent,
+                part,
+            ] {
+                bits.extend(v.to_array().map(|x| if x.is_nan() { 1 } else { x.to_bits() }));
+            }
+            bits.push(va.sum().to_bits());
+            bits.push(va.max_lane().to_bits());
+            bits.push(V::any(va.lt(V::zero())) as u32);
+            bits.push(V::any(va.lt(V::splat(-100.0))) as u32);
+            let mut out = [9.0f32; LANES];
+            va.store_part(&mut out[..7]);
+            bits.extend(out.map(f32::to_bits));
+            bits
+        }
+    }
+
+    #[test]
+    fn every_level_gives_the_bits_of_plain_arrays() {
+        let plain = Everything.run::<super::super::portable::Lanes<f32>>();
+        let before = level();
+        for level in available_levels() {
+            assert!(force_level(level));
+            assert_eq!(f32::dispatch(Everything), plain, "{}", level.name());
+        }
+        force_level(before);
+    }
+}

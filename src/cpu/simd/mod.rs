@@ -1,0 +1,205 @@
+//! One vector of sixteen lanes, whatever the machine.
+//!
+//! A kernel is a struct that holds its arguments and a [`Kernel::run`] that is generic over the vector.
+//! [`Real::dispatch`] picks the instruction set, once, and runs the kernel inside a function compiled
+//! for it:
+//!
+//! ```ignore
+//! struct Scale<'a> { x: &'a mut [f32], by: f32 }
+//!
+//! impl Kernel<f32> for Scale<'_> {
+//!     type Output = ();
+//!     #[inline(always)] // every function between dispatch and the vector must be inlined
+//!     fn run<V: Vector<Elem = f32>>(self) {
+//!         let by = V::splat(self.by);
+//!         for chunk in self.x.chunks_mut(LANES) {
+//!             V::load_part(chunk).mul(by).store_part(chunk);
+//!         }
+//!     }
+//! }
+//! f32::dispatch(Scale { x, by });
+//! ```
+//!
+//! `f64`, which only checks gradients, runs through the same sources on an array of sixteen.
+
+mod isa;
+mod portable;
+mod shared;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+
+pub(crate) use shared::Shared;
+
+pub use isa::{Level, available_levels, force_level, level};
+
+use bytemuck::Pod;
+use half::{bf16, f16};
+
+/// The lanes of a [`Vector`].
+pub const LANES: usize = 16;
+
+/// `f32` or `f64`: what kernels compute in.
+pub trait Real: Number + Default + PartialOrd + std::fmt::Debug {
+    /// 0.
+    const ZERO: Self;
+    /// 1.
+    const ONE: Self;
+    /// −∞.
+    const NEG_INFINITY: Self;
+    /// `self · a + b`, rounded once.
+    fn fma(self, a: Self, b: Self) -> Self;
+    /// Runs `kernel` on the instruction set in force.
+    fn dispatch<K: Kernel<Self>>(kernel: K) -> K::Output;
+}
+
+/// Any element type, for conversions.
+pub trait Number: Pod + Send + Sync {
+    /// The value as `f64`, exactly.
+    fn to_f64(self) -> f64;
+    /// The nearest value of this type; `u32` cuts the fraction off and saturates.
+    fn from_f64(value: f64) -> Self;
+}
+
+macro_rules! number {
+    ($T:ty, $to:expr, $from:expr) => {
+        impl Number for $T {
+            #[inline(always)]
+            fn to_f64(self) -> f64 {
+                $to(self)
+            }
+            #[inline(always)]
+            fn from_f64(value: f64) -> $T {
+                $from(value)
+            }
+        }
+    };
+}
+number!(f32, |x| x as f64, |x| x as f32);
+number!(f64, |x| x, |x| x);
+number!(bf16, bf16::to_f64, bf16::from_f64);
+number!(f16, f16::to_f64, f16::from_f64);
+number!(u32, |x| x as f64, |x| x as u32);
+
+/// A kernel with its arguments, waiting for a vector type.
+pub trait Kernel<T> {
+    /// What it returns.
+    type Output;
+    /// Does the work. Implementations are `#[inline(always)]`.
+    fn run<V: Vector<Elem = T>>(self) -> Self::Output;
+}
+
+/// Sixteen lanes of `f32` or `f64`. All operations are lane by lane; comparisons with NaN are
+/// false. Only [`Real::dispatch`] brings a vector type into play, after it has made sure that the
+/// machine has the instructions.
+pub trait Vector: Copy + Send + Sync + 'static {
+    /// The type of a lane.
+    type Elem: Real;
+    /// One truth value a lane.
+    type Mask: Copy;
+    /// Accumulator vectors that a matrix micro-kernel may keep in registers: (rows, vectors a row).
+    const TILE: (usize, usize);
+
+    /// The same value in every lane.
+    fn splat(value: Self::Elem) -> Self;
+    /// The first sixteen elements; panics when there are fewer.
+    fn load(src: &[Self::Elem]) -> Self;
+    /// Up to sixteen elements; lanes beyond the slice are 0.
+    fn load_part(src: &[Self::Elem]) -> Self;
+    /// Writes the first sixteen elements; panics when there are fewer.
+    fn store(self, dst: &mut [Self::Elem]);
+    /// Writes as many lanes as the slice has elements, sixteen at most.
+    fn store_part(self, dst: &mut [Self::Elem]);
+    /// Reads sixteen elements.
+    ///
+    /// # Safety
+    /// `src` is valid for reading sixteen elements.
+    unsafe fn load_ptr(src: *const Self::Elem) -> Self;
+    /// Writes sixteen elements.
+    ///
+    /// # Safety
+    /// `dst` is valid for writing sixteen elements.
+    unsafe fn store_ptr(self, dst: *mut Self::Elem);
+
+    /// `self + b`.
+    fn add(self, b: Self) -> Self;
+    /// `self − b`.
+    fn sub(self, b: Self) -> Self;
+    /// `self · b`.
+    fn mul(self, b: Self) -> Self;
+    /// `self / b`.
+    fn div(self, b: Self) -> Self;
+    /// `self · a + b`, rounded once.
+    fn mul_add(self, a: Self, b: Self) -> Self;
+    /// `b − self · a`, rounded once.
+    fn neg_mul_add(self, a: Self, b: Self) -> Self;
+    /// The square root, correctly rounded.
+    fn sqrt(self) -> Self;
+    /// −self.
+    fn neg(self) -> Self;
+    /// |self|.
+    fn abs(self) -> Self;
+    /// `self > b ? self : b` (so `b` where either is NaN).
+    fn max(self, b: Self) -> Self;
+    /// `self < b ? self : b` (so `b` where either is NaN).
+    fn min(self, b: Self) -> Self;
+    /// The magnitude of `self` with the sign of `sign`.
+    fn copysign(self, sign: Self) -> Self;
+
+    /// `self < b`.
+    fn lt(self, b: Self) -> Self::Mask;
+    /// `self <= b`.
+    fn le(self, b: Self) -> Self::Mask;
+    /// `self == b`.
+    fn eq(self, b: Self) -> Self::Mask;
+    /// `mask ? a : b`.
+    fn select(mask: Self::Mask, a: Self, b: Self) -> Self;
+    /// Whether any lane of the mask is true.
+    fn any(mask: Self::Mask) -> bool;
+
+    /// 2ⁿ for lanes that hold whole numbers within the range of normal exponents.
+    fn pow2(self) -> Self;
+    /// `(m, e)` with `self = m · 2ᵉ`, m in [1, 2), for positive normal lanes.
+    fn split_exponent(self) -> (Self, Self);
+
+    /// The sum of the lanes by halving: lane i and i + 8, then i + 4, i + 2, i + 1.
+    fn sum(self) -> Self::Elem;
+    /// The lanes as an array.
+    fn to_array(self) -> [Self::Elem; LANES];
+    /// A vector of these lanes.
+    fn from_array(lanes: [Self::Elem; LANES]) -> Self;
+
+    /// 0 in every lane.
+    #[inline(always)]
+    fn zero() -> Self {
+        Self::splat(Self::Elem::ZERO)
+    }
+    /// The same number in every lane, rounded from `f64`.
+    #[inline(always)]
+    fn constant(value: f64) -> Self {
+        Self::splat(Self::Elem::from_f64(value))
+    }
+    /// The largest lane (NaN lanes are passed over unless lane 0 of a comparison holds them).
+    #[inline(always)]
+    fn max_lane(self) -> Self::Elem {
+        let mut lanes = self.to_array();
+        let mut width = LANES / 2;
+        while width > 0 {
+            for i in 0..width {
+                let (a, b) = (lanes[i], lanes[i + width]);
+                lanes[i] = if a > b { a } else { b };
+            }
+            width /= 2;
+        }
+        lanes[0]
+    }
+    /// `f` of each lane, one after the other: for functions without a vector form.
+    #[inline(always)]
+    fn map(self, f: impl Fn(Self::Elem) -> Self::Elem) -> Self {
+        Self::from_array(self.to_array().map(f))
+    }
+}
