@@ -1,0 +1,28 @@
+//! From data to trained models: optimisers, schedules, batches, the loop, checkpoints, metrics, text.
+//!
+//! # The idea
+//!
+//! A run is a pure function of its configuration and its data. The batch at `(epoch, index)`, the
+//! dropout mask of a layer at a step and the initial weights follow from the seed alone, so a
+//! checkpoint needs no generator state: weights, moments, a step and a cursor say everything, and a
+//! run that was stopped anywhere goes on to the same bits.
+//!
+//! The [`Trainer`](trainer::Trainer) knows no task. A [`Task`](tasks::Task) gives it a loss for a cursor,
+//! an evaluation and a module to train; language modelling and classification are two of them. What
+//! happens is told to an [`Observer`].
+//!
+//! # Reading order
+//!
+//! [`schedule`], [`optim`], [`data`], [`tasks`] and [`trainer`] are the loop; [`fsx`] and [`checkpoint`]
+//! keep it safe; [`metrics`], [`sampling`] and [`generate`] look at the result. [`pretrain`],
+//! [`finetune`], [`evaluate`] and [`predict`] tie a command's configuration to all of that:
+//!
+//! | call | gives |
+//! |---|---|
+//! | [`pretrain::run`]`(&PretrainConfig, &mut Control)` | `PretrainReport` |
+//! | [`pretrain::resume`]`(dir, changes, &mut Control)` | `PretrainReport` |
+//! | [`finetune::run`]`(&FinetuneConfig, &mut Control)` | `FinetuneReport` |
+//! | [`finetune::resume`]`(dir, changes, &mut Control)` | `FinetuneReport` |
+//! | [`evaluate::run`]`(&EvaluateConfig, &mut Control)` | `Evaluation` |
+//! | [`predict::Predictor::open`]`(dir)`, `.predict(texts)` | `Vec<Prediction>` |
+//! | [`generate::Writer::open`]`(dir)`, `.write(prompt, options, on_text)` | `Generation` |
