@@ -16,5 +16,13 @@
 //! [`simd`] (the vector, its instruction sets, `exp` and friends), [`threads`], then any kernel:
 //! it has the name of the operation in [`crate::ops`] that calls it.
 
+pub mod adamw;
+pub mod layer_norm;
+pub mod norm;
+pub mod rms_norm;
+pub mod sgd;
 pub mod simd;
 pub mod threads;
+
+mod rows;
+mod scratch;

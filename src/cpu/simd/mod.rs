@@ -25,6 +25,7 @@
 mod isa;
 mod portable;
 mod shared;
+mod strips;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -34,6 +35,7 @@ mod avx512;
 mod neon;
 
 pub(crate) use shared::Shared;
+pub(crate) use strips::{Strips, for_pieces, for_strips};
 
 pub use isa::{Level, available_levels, force_level, level};
 

@@ -1,0 +1,321 @@
+//! Layer normalisation of rows: `y = (x − μ) r · w + b`, `r = 1/√(σ² + ε)`.
+//!
+//! Forward walks each row three times while it lies in the first cache: the mean, the variance about
+//! that mean (exact where Σx² − μ² would cancel), the result. Backward takes four rows at a time:
+//!
+//! ```text
+//! x̂ = (x − μ) r     dx̂ = dy w     dx = r (dx̂ − mean(dx̂) − x̂ mean(dx̂ x̂))
+//! dw = Σ rows of dy x̂             db = Σ rows of dy
+//! ```
+//!
+//! dw and db are summed over pieces of 64 rows, side by side, and then over pieces in their order.
+
+use super::rows::{each, load, rows_per_task, store, sums};
+use super::scratch;
+use super::simd::{Kernel, Real, Strips, Vector, for_pieces, for_strips};
+
+/// Rows whose share of dw and db one task sums.
+pub(super) const ROWS: usize = 64;
+
+/// Rows that backward takes at a time: dw and db are loaded and stored once for all of them.
+const BLOCK: usize = 4;
+
+/// `y` `[rows, cols]`, `mean` and `rstd` (r above) `[rows]` of `x` `[rows, cols]`; `w` and `b` are `[cols]`.
+pub fn forward<T: Real>(
+    y: &mut [T],
+    mean: &mut [T],
+    rstd: &mut [T],
+    x: &[T],
+    w: Option<&[T]>,
+    b: Option<&[T]>,
+    rows: usize,
+    cols: usize,
+    eps: f64,
+) {
+    let some = rows_per_task(cols);
+    let outputs = [(y, some * cols), (mean, some), (rstd, some)];
+    for_pieces(outputs, rows.div_ceil(some), 4 * rows * cols, |i, [y, mean, rstd]| {
+        let x = &x[i * some * cols..];
+        T::dispatch(Forward { y, mean, rstd, x, w, b, cols, eps });
+    });
+}
+
+struct Forward<'a, T> {
+    y: &'a mut [T],
+    mean: &'a mut [T],
+    rstd: &'a mut [T],
+    x: &'a [T],
+    w: Option<&'a [T]>,
+    b: Option<&'a [T]>,
+    cols: usize,
+    eps: f64,
+}
+
+impl<T: Real> Kernel<T> for Forward<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector<Elem = T>>(self) {
+        let cols = self.cols;
+        let (share, eps) = (V::constant(1.0 / cols as f64), V::constant(self.eps));
+        for (i, (mean, rstd)) in self.mean.iter_mut().zip(self.rstd).enumerate() {
+            let x = &self.x[i * cols..(i + 1) * cols];
+            let y = &mut self.y[i * cols..(i + 1) * cols];
+            let [sum] = sums::<V, 1>(cols, |acc, at, n| acc[0] = acc[0].add(load(x, at, n)));
+            let mu = V::splat(sum).mul(share);
+            let [squares] = sums::<V, 1>(cols, |acc, at, n| {
+                let d = super::rows::keep(load::<V>(x, at, n).sub(mu), n, V::zero());
+                acc[0] = d.mul_add(d, acc[0]);
+            });
+            let r = V::splat(T::ONE).div(V::splat(squares).mul_add(share, eps).sqrt());
+            each(cols, |at, n| {
+                let mut v = load::<V>(x, at, n).sub(mu).mul(r);
+                v = match (self.w, self.b) {
+                    (Some(w), Some(b)) => v.mul_add(load(w, at, n), load(b, at, n)),
+                    (Some(w), None) => v.mul(load(w, at, n)),
+                    (None, Some(b)) => v.add(load(b, at, n)),
+                    (None, None) => v,
+                };
+                store(v, y, at, n);
+            });
+            (*mean, *rstd) = (mu.to_array()[0], r.to_array()[0]);
+        }
+    }
+}
+
+/// The gradients: `dx` and `dy` `[rows, cols]`, `dw` and `db` `[cols]`; `x`, `w`, `mean` and `rstd` as in
+/// [`forward`].
+pub fn backward<T: Real>(
+    dx: &mut [T],
+    dw: Option<&mut [T]>,
+    db: Option<&mut [T]>,
+    dy: &[T],
+    x: &[T],
+    w: Option<&[T]>,
+    mean: &[T],
+    rstd: &[T],
+    rows: usize,
+    cols: usize,
+) {
+    let pieces = rows.div_ceil(ROWS);
+    scratch::with::<T, _>(2 * pieces * cols, |partial| {
+        let (dw_parts, db_parts) = partial.split_at_mut(pieces * cols);
+        let outputs = [(dx, ROWS * cols), (&mut *dw_parts, cols), (&mut *db_parts, cols)];
+        for_pieces(outputs, pieces, 8 * rows * cols, |i, [dx, dw, db]| {
+            let (from, to) = (i * ROWS, rows.min((i + 1) * ROWS));
+            let (dy, x) = (&dy[from * cols..to * cols], &x[from * cols..to * cols]);
+            let (mean, rstd) = (&mean[from..to], &rstd[from..to]);
+            T::dispatch(Backward { dx, dw, db, dy, x, w, mean, rstd, cols });
+        });
+        for (total, parts) in [(dw, dw_parts), (db, db_parts)] {
+            if let Some(total) = total {
+                add_pieces(total, parts);
+            }
+        }
+    });
+}
+
+struct Backward<'a, T> {
+    dx: &'a mut [T],
+    dw: &'a mut [T],
+    db: &'a mut [T],
+    dy: &'a [T],
+    x: &'a [T],
+    w: Option<&'a [T]>,
+    mean: &'a [T],
+    rstd: &'a [T],
+    cols: usize,
+}
+
+impl<T: Real> Kernel<T> for Backward<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector<Elem = T>>(mut self) {
+        self.dw.fill(T::ZERO);
+        self.db.fill(T::ZERO);
+        let rows = self.mean.len();
+        let mut row = 0;
+        while row + BLOCK <= rows {
+            self.rows::<V, BLOCK>(row);
+            row += BLOCK;
+        }
+        for row in row..rows {
+            self.rows::<V, 1>(row);
+        }
+    }
+}
+
+impl<T: Real> Backward<'_, T> {
+    /// Rows `row..row + N`.
+    #[inline(always)]
+    fn rows<V: Vector<Elem = T>, const N: usize>(&mut self, row: usize) {
+        let cols = self.cols;
+        let share = V::constant(1.0 / cols as f64);
+        let x: [&[T]; N] = std::array::from_fn(|i| &self.x[(row + i) * cols..(row + i + 1) * cols]);
+        let dy: [&[T]; N] =
+            std::array::from_fn(|i| &self.dy[(row + i) * cols..(row + i + 1) * cols]);
+        let mu: [V; N] = std::array::from_fn(|i| V::splat(self.mean[row + i]));
+        let r: [V; N] = std::array::from_fn(|i| V::splat(self.rstd[row + i]));
+        // dx̂ = dy w
+        let scaled = |dy: V, at, n| match self.w {
+            Some(w) => dy.mul(load(w, at, n)),
+            None => dy,
+        };
+        // mean(dx̂) and mean(dx̂ x̂)
+        let mut means = [[V::zero(); 2]; N];
+        for i in 0..N {
+            let both = sums::<V, 2>(cols, |acc, at, n| {
+                let hat = load::<V>(x[i], at, n).sub(mu[i]).mul(r[i]);
+                let dhat = scaled(load(dy[i], at, n), at, n);
+                acc[0] = acc[0].add(dhat);
+                acc[1] = dhat.mul_add(hat, acc[1]);
+            });
+            means[i] = both.map(|sum| V::splat(sum).mul(share));
+        }
+        let dx = &mut self.dx[row * cols..(row + N) * cols];
+        each(cols, |at, n| {
+            let (mut dw, mut db): (V, V) = (load(self.dw, at, n), load(self.db, at, n));
+            for i in 0..N {
+                let dy: V = load(dy[i], at, n);
+                let hat = load::<V>(x[i], at, n).sub(mu[i]).mul(r[i]);
+                dw = dy.mul_add(hat, dw);
+                db = db.add(dy);
+                let dhat = scaled(dy, at, n).sub(means[i][0]);
+                store(hat.neg_mul_add(means[i][1], dhat).mul(r[i]), dx, i * cols + at, n);
+            }
+            store(dw, self.dw, at, n);
+            store(db, self.db, at, n);
+        });
+    }
+}
+
+/// `total[j] = Σ` of `parts[p, j]` over p, in order.
+pub(super) fn add_pieces<T: Real>(total: &mut [T], parts: &[T]) {
+    let cols = total.len();
+    let width = 1024;
+    let strips = [Strips { data: total, row: cols, width }];
+    for_strips(strips, cols.div_ceil(width), parts.len(), |i, [mut total]| {
+        T::dispatch(AddPieces { total: total.row(0), parts, first: i * width, cols });
+    });
+}
+
+struct AddPieces<'a, T> {
+    total: &'a mut [T],
+    parts: &'a [T],
+    /// The first column.
+    first: usize,
+    /// Columns of `parts`.
+    cols: usize,
+}
+
+impl<T: Real> Kernel<T> for AddPieces<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector<Elem = T>>(self) {
+        each(self.total.len(), |at, n| {
+            let rows = self.parts.chunks_exact(self.cols);
+            let sum = rows.fold(V::zero(), |sum, row| sum.add(load(row, self.first + at, n)));
+            store(sum, self.total, at, n);
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::rows::testing::{close, narrow, numbers, same_bits};
+    use super::*;
+
+    /// y, mean, rstd, dx, dw, db by the formulas.
+    fn plain(x: &[f64], w: &[f64], b: &[f64], dy: &[f64], cols: usize, eps: f64) -> [Vec<f64>; 6] {
+        let mut out: [Vec<f64>; 6] = Default::default();
+        (out[4], out[5]) = (vec![0.0; cols], vec![0.0; cols]);
+        for (x, dy) in x.chunks(cols.max(1)).zip(dy.chunks(cols.max(1))) {
+            let c = cols as f64;
+            let mean = x.iter().sum::<f64>() / c;
+            let var = x.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / c;
+            let r = 1.0 / (var + eps).sqrt();
+            let hat: Vec<f64> = x.iter().map(|x| (x - mean) * r).collect();
+            let dhat: Vec<f64> = dy.iter().zip(w).map(|(dy, w)| dy * w).collect();
+            let m1 = dhat.iter().sum::<f64>() / c;
+            let m2 = dhat.iter().zip(&hat).map(|(d, h)| d * h).sum::<f64>() / c;
+            for j in 0..cols {
+                out[0].push(hat[j] * w[j] + b[j]);
+                out[3].push(r * (dhat[j] - m1 - hat[j] * m2));
+                out[4][j] += dy[j] * hat[j];
+                out[5][j] += dy[j];
+            }
+            out[1].push(mean);
+            out[2].push(r);
+        }
+        out
+    }
+
+    fn ours<T: Real>(
+        x: &[T],
+        w: Option<&[T]>,
+        b: Option<&[T]>,
+        dy: &[T],
+        rows: usize,
+        cols: usize,
+    ) -> [Vec<T>; 6] {
+        let nan = T::from_f64(f64::NAN);
+        let new = |n| vec![nan; n];
+        let (mut y, mut mean, mut rstd) = (new(rows * cols), new(rows), new(rows));
+        forward(&mut y, &mut mean, &mut rstd, x, w, b, rows, cols, 1e-5);
+        let (mut dx, mut dw, mut db) = (new(rows * cols), new(cols), new(cols));
+        let outputs = (Some(&mut dw[..]), Some(&mut db[..]));
+        backward(&mut dx, outputs.0, outputs.1, dy, x, w, &mean, &rstd, rows, cols);
+        [y, mean, rstd, dx, dw, db]
+    }
+
+    #[test]
+    fn follows_the_formulas_at_every_width() {
+        let shapes = (1..40).map(|cols| (5, cols));
+        for (rows, cols) in shapes.chain([(0, 7), (1, 1), (130, 100), (70, 300), (3, 5000)]) {
+            let (x, dy) = (numbers(rows * cols, 2.0, 1), numbers(rows * cols, 1.0, 2));
+            let (w, b) = (numbers(cols, 1.0, 3), numbers(cols, 1.0, 4));
+            let want = plain(&x, &w, &b, &dy, cols, 1e-5);
+            let wide = ours(&x, Some(&w), Some(&b), &dy, rows, cols);
+            let single =
+                ours(&narrow(&x), Some(&narrow(&w)), Some(&narrow(&b)), &narrow(&dy), rows, cols);
+            for i in 0..6 {
+                close(&wide[i], &want[i], 1e-11);
+                // Rows of one element have variance 0 and r = 316.
+                close(&single[i], &want[i], if cols < 3 { 3e-4 } else { 2e-5 });
+            }
+        }
+    }
+
+    #[test]
+    fn weight_and_bias_are_optional() {
+        let (rows, cols) = (6, 21);
+        let (x, dy) = (numbers(rows * cols, 2.0, 1), numbers(rows * cols, 1.0, 2));
+        let (one, zero, w) = (vec![1.0; cols], vec![0.0; cols], numbers(cols, 1.0, 3));
+        let cases = [
+            (None, None, plain(&x, &one, &zero, &dy, cols, 1e-5)),
+            (Some(&w[..]), None, plain(&x, &w, &zero, &dy, cols, 1e-5)),
+            (None, Some(&w[..]), plain(&x, &one, &w, &dy, cols, 1e-5)),
+        ];
+        for (w, b, want) in cases {
+            let got = ours(&x, w, b, &dy, rows, cols);
+            (0..6).for_each(|i| close(&got[i], &want[i], 1e-12));
+        }
+    }
+
+    #[test]
+    fn a_large_mean_does_not_drown_the_variance() {
+        let x: Vec<f32> = (0..64).map(|i| 4096.0 + (i % 2) as f32).collect();
+        let [y, ..] = ours(&x, None, None, &x, 1, 64);
+        assert!(y.iter().all(|y| (y.abs() - 1.0).abs() < 1e-4));
+    }
+
+    #[test]
+    fn threads_and_instruction_sets_do_not_change_bits() {
+        let (rows, cols) = (200, 203);
+        let [x, dy] = [1, 2].map(|seed| narrow(&numbers(rows * cols, 1.0, seed)));
+        let w = narrow(&numbers(cols, 1.0, 3));
+        same_bits(|| ours(&x, Some(&w), Some(&w), &dy, rows, cols).concat());
+    }
+}

@@ -1,0 +1,185 @@
+//! What kernels that work row by row share: loads with a tail, and sums with one fixed tree.
+//!
+//! A row is walked in vectors of sixteen. A sum runs in four vectors at once, so that it waits for
+//! arithmetic and not for the latency of an addition: vector k of the row goes to partial sum k mod 4.
+//! At the end the four are added as (0 + 2) + (1 + 3) and the lanes are halved ([`Vector::sum`]). The
+//! tree depends on the length of the row alone.
+
+use super::simd::{LANES, Number, Real, Vector};
+use super::threads::CHUNK;
+
+/// Rows that one task works on: some [`CHUNK`] elements, at least one row.
+pub(crate) fn rows_per_task(cols: usize) -> usize {
+    (CHUNK / cols.max(1)).max(1)
+}
+
+/// Elements `at..at + n` of `src`, n ≤ 16; lanes beyond are 0.
+#[inline(always)]
+pub(crate) fn load<V: Vector>(src: &[V::Elem], at: usize, n: usize) -> V {
+    let src = &src[at..at + n];
+    if n == LANES { V::load(src) } else { V::load_part(src) }
+}
+
+/// Writes the first `n` lanes to `dst` from `at` on.
+#[inline(always)]
+pub(crate) fn store<V: Vector>(v: V, dst: &mut [V::Elem], at: usize, n: usize) {
+    let dst = &mut dst[at..at + n];
+    if n == LANES { v.store(dst) } else { v.store_part(dst) }
+}
+
+/// The first `n` lanes of `v`, the others from `fill`.
+#[inline(always)]
+pub(crate) fn keep<V: Vector>(v: V, n: usize, fill: V) -> V {
+    if n == LANES {
+        return v;
+    }
+    let lane = V::from_array(std::array::from_fn(|i| V::Elem::from_f64(i as f64)));
+    V::select(lane.lt(V::constant(n as f64)), v, fill)
+}
+
+/// Calls `f(at, n)` for the vectors of a row: n = 16, and what is left at the end.
+#[inline(always)]
+pub(crate) fn each(cols: usize, mut f: impl FnMut(usize, usize)) {
+    let full = cols - cols % LANES;
+    let mut at = 0;
+    while at < full {
+        f(at, LANES);
+        at += LANES;
+    }
+    if at < cols {
+        f(at, cols - at);
+    }
+}
+
+/// Folds `A` quantities over a row in four partial results each: `step(acc, at, n)` takes in the `n`
+/// elements from `at` on; `join` puts two partial results together.
+#[inline(always)]
+pub(crate) fn fold<V: Vector, const A: usize>(
+    cols: usize,
+    start: V,
+    mut step: impl FnMut(&mut [V; A], usize, usize),
+    join: impl Fn(V, V) -> V,
+) -> [V; A] {
+    let mut acc = [[start; A]; 4];
+    let mut at = 0;
+    while at + 4 * LANES <= cols {
+        for part in &mut acc {
+            step(part, at, LANES);
+            at += LANES;
+        }
+    }
+    let mut next = 0;
+    while at + LANES <= cols {
+        step(&mut acc[next], at, LANES);
+        at += LANES;
+        next += 1;
+    }
+    if at < cols {
+        step(&mut acc[next], at, cols - at);
+    }
+    let [a, b, c, d] = acc;
+    std::array::from_fn(|i| join(join(a[i], c[i]), join(b[i], d[i])))
+}
+
+/// Sums `A` quantities over a row: `step` adds the `n` elements from `at` on to the partial sums and
+/// leaves lanes beyond n as they are (adds 0).
+#[inline(always)]
+pub(crate) fn sums<V: Vector, const A: usize>(
+    cols: usize,
+    step: impl FnMut(&mut [V; A], usize, usize),
+) -> [V::Elem; A] {
+    fold(cols, V::zero(), step, V::add).map(V::sum)
+}
+
+/// The largest element of a row, −∞ for an empty one.
+#[inline(always)]
+pub(crate) fn largest<V: Vector>(row: &[V::Elem]) -> V::Elem {
+    let low = V::splat(V::Elem::NEG_INFINITY);
+    let step = |acc: &mut [V; 1], at, n| acc[0] = acc[0].max(keep(load(row, at, n), n, low));
+    let [max] = fold(row.len(), low, step, V::max);
+    max.max_lane()
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    //! What the tests of kernels share.
+
+    use crate::cpu::simd::{available_levels, force_level, level};
+
+    /// `n` numbers between −`scale` and `scale`, the same ones for the same seed.
+    pub(crate) fn numbers(n: usize, scale: f64, seed: u64) -> Vec<f64> {
+        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 11) as f64 / (1u64 << 53) as f64
+        };
+        // Rounded to f32, so that both types start from the same numbers.
+        (0..n).map(|_| ((next() * 2.0 - 1.0) * scale) as f32 as f64).collect()
+    }
+
+    /// As `f32`.
+    pub(crate) fn narrow(x: &[f64]) -> Vec<f32> {
+        x.iter().map(|&x| x as f32).collect()
+    }
+
+    /// Panics unless `got` and `want` agree to `tolerance` (absolute, or relative above 1).
+    #[track_caller]
+    pub(crate) fn close<T: crate::cpu::simd::Number>(got: &[T], want: &[f64], tolerance: f64) {
+        assert_eq!(got.len(), want.len());
+        for (i, (&got, &want)) in got.iter().zip(want).enumerate() {
+            let got = got.to_f64();
+            let error = (got - want).abs() / want.abs().max(1.0);
+            let same = got == want || (got.is_nan() && want.is_nan());
+            assert!(same || error <= tolerance, "element {i}: {got} is not {want}");
+        }
+    }
+
+    /// Panics unless `run` gives the same bits on every level and with 1 to 4 threads.
+    #[track_caller]
+    pub(crate) fn same_bits(run: impl Fn() -> Vec<f32> + Sync) {
+        let bits = |x: Vec<f32>| {
+            x.iter().map(|x| if x.is_nan() { 1 } else { x.to_bits() }).collect::<Vec<_>>()
+        };
+        let want = bits(run());
+        let before = level();
+        for level in available_levels() {
+            assert!(force_level(level));
+            for threads in 1..=4 {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                let got = bits(pool.install(&run));
+                force_level(before);
+                assert!(got == want, "other bits on {} with {threads} threads", level.name());
+                assert!(force_level(level));
+            }
+        }
+        force_level(before);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::simd::Kernel;
+    use super::*;
+
+    struct Sum<'a>(&'a [f32]);
+
+    impl Kernel<f32> for Sum<'_> {
+        type Output = (f32, f32);
+        #[inline(always)]
+        fn run<V: Vector<Elem = f32>>(self) -> (f32, f32) {
+            let step = |acc: &mut [V; 1], at, n| acc[0] = acc[0].add(load(self.0, at, n));
+            (sums::<V, 1>(self.0.len(), step)[0], largest::<V>(self.0))
+        }
+    }
+
+    #[test]
+    fn every_element_of_a_row_counts_once() {
+        for n in 0..200 {
+            let row: Vec<f32> = (1..=n).map(|i| -(i as f32)).collect();
+            let largest = if n == 0 { f32::NEG_INFINITY } else { -1.0 };
+            assert_eq!(f32::dispatch(Sum(&row)), (-((n * (n + 1) / 2) as f32), largest));
+        }
+    }
+}
