@@ -23,6 +23,7 @@
 //! `f64`, which only checks gradients, runs through the same sources on an array of sixteen.
 
 mod isa;
+pub mod math;
 mod portable;
 mod shared;
 mod strips;
