@@ -17,11 +17,14 @@
 //! it has the name of the operation in [`crate::ops`] that calls it.
 
 pub mod adamw;
+pub mod bce_with_logits;
+pub mod cross_entropy;
 pub mod layer_norm;
 pub mod norm;
 pub mod rms_norm;
 pub mod sgd;
 pub mod simd;
+pub mod softmax;
 pub mod threads;
 
 mod rows;
