@@ -19,6 +19,7 @@
 pub mod adamw;
 pub mod bce_with_logits;
 pub mod cross_entropy;
+pub mod gemm;
 pub mod layer_norm;
 pub mod norm;
 pub mod rms_norm;

@@ -45,6 +45,33 @@ fn first(n: usize, at: i32) -> __m256i {
     })
 }
 
+/// Swaps rows and columns of 8 × 8: in pairs, in fours, then the 128-bit halves.
+#[inline(always)]
+fn square8(r: [__m256; 8]) -> [__m256; 8] {
+    #[inline(always)]
+    fn fours(r: [__m256; 4]) -> [__m256; 4] {
+        isa!({
+            let (ab, ab_high) = (_mm256_unpacklo_ps(r[0], r[1]), _mm256_unpackhi_ps(r[0], r[1]));
+            let (cd, cd_high) = (_mm256_unpacklo_ps(r[2], r[3]), _mm256_unpackhi_ps(r[2], r[3]));
+            [
+                _mm256_shuffle_ps::<0x44>(ab, cd),
+                _mm256_shuffle_ps::<0xEE>(ab, cd),
+                _mm256_shuffle_ps::<0x44>(ab_high, cd_high),
+                _mm256_shuffle_ps::<0xEE>(ab_high, cd_high),
+            ]
+        })
+    }
+    let (top, bottom) = (fours([r[0], r[1], r[2], r[3]]), fours([r[4], r[5], r[6], r[7]]));
+    let mut out = r;
+    for i in 0..4 {
+        isa!({
+            out[i] = _mm256_permute2f128_ps::<0x20>(top[i], bottom[i]);
+            out[4 + i] = _mm256_permute2f128_ps::<0x31>(top[i], bottom[i]);
+        });
+    }
+    out
+}
+
 impl Vector for F32x2 {
     type Elem = f32;
     type Mask = (__m256, __m256);
@@ -218,5 +245,25 @@ impl Vector for F32x2 {
     #[inline(always)]
     fn from_array(lanes: [f32; LANES]) -> Self {
         Self::load(&lanes)
+    }
+    // Four squares of 8 × 8; the two off the diagonal change places.
+    #[inline(always)]
+    fn transpose(rows: &mut [Self; LANES]) {
+        for (top, left) in [(0, true), (8, false)] {
+            // The upper left and the lower right square stay where they are.
+            let own: [__m256; 8] = [0, 1, 2, 3, 4, 5, 6, 7]
+                .map(|i| if left { rows[top + i].0 } else { rows[top + i].1 });
+            let own = square8(own);
+            for (i, v) in own.into_iter().enumerate() {
+                *(if left { &mut rows[top + i].0 } else { &mut rows[top + i].1 }) = v;
+            }
+        }
+        let index = [0, 1, 2, 3, 4, 5, 6, 7];
+        let (upper, lower) = (index.map(|i| rows[i].1), index.map(|i| rows[8 + i].0));
+        let (upper, lower) = (square8(upper), square8(lower));
+        for i in index {
+            rows[8 + i].0 = upper[i];
+            rows[i].1 = lower[i];
+        }
     }
 }

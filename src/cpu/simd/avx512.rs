@@ -171,4 +171,39 @@ impl Vector for F32x1 {
     fn from_array(lanes: [f32; LANES]) -> Self {
         Self::load(&lanes)
     }
+    // Rows are interleaved in pairs, then in fours; after that every 128-bit quarter holds a column
+    // of four rows, and two rounds of moving quarters finish.
+    #[inline(always)]
+    fn transpose(rows: &mut [Self; LANES]) {
+        let mut t = [Self::zero(); LANES];
+        for i in (0..LANES).step_by(4) {
+            let [a, b, c, d] = [rows[i].0, rows[i + 1].0, rows[i + 2].0, rows[i + 3].0];
+            isa!({
+                let (ab, ab_high) = (_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+                let (cd, cd_high) = (_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+                let join = |low: __m512, high: __m512| {
+                    let (low, high) = (_mm512_castps_pd(low), _mm512_castps_pd(high));
+                    (
+                        F32x1(_mm512_castpd_ps(_mm512_unpacklo_pd(low, high))),
+                        F32x1(_mm512_castpd_ps(_mm512_unpackhi_pd(low, high))),
+                    )
+                };
+                (t[i], t[i + 1]) = join(ab, cd);
+                (t[i + 2], t[i + 3]) = join(ab_high, cd_high);
+            })
+        }
+        for c in 0..4 {
+            let [a, b, d, e] = [t[c].0, t[4 + c].0, t[8 + c].0, t[12 + c].0];
+            isa!({
+                let even = _mm512_shuffle_f32x4::<0x88>(a, b);
+                let odd = _mm512_shuffle_f32x4::<0xDD>(a, b);
+                let even_low = _mm512_shuffle_f32x4::<0x88>(d, e);
+                let odd_low = _mm512_shuffle_f32x4::<0xDD>(d, e);
+                rows[c] = F32x1(_mm512_shuffle_f32x4::<0x88>(even, even_low));
+                rows[4 + c] = F32x1(_mm512_shuffle_f32x4::<0x88>(odd, odd_low));
+                rows[8 + c] = F32x1(_mm512_shuffle_f32x4::<0xDD>(even, even_low));
+                rows[12 + c] = F32x1(_mm512_shuffle_f32x4::<0xDD>(odd, odd_low));
+            })
+        }
+    }
 }

@@ -100,6 +100,20 @@ pub fn force_level(level: Level) -> bool {
     there
 }
 
+/// Calls `f` once for each level this machine has, with that level in force. One caller at a time, so
+/// that tests side by side do not change each other's level.
+#[cfg(test)]
+pub(crate) fn at_every_level(mut f: impl FnMut(Level)) {
+    static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let before = level();
+    for level in available_levels() {
+        force_level(level);
+        f(level);
+    }
+    force_level(before);
+}
+
 #[cfg(target_arch = "x86_64")]
 mod run {
     use super::super::{avx2::F32x2, avx512::F32x1, portable::Lanes};
@@ -229,6 +243,9 @@ mod tests {
             ] {
                 bits.extend(v.to_array().map(|x| if x.is_nan() { 1 } else { x.to_bits() }));
             }
+            let mut square = std::array::from_fn(|i| va.mul(V::splat(i as f32)));
+            V::transpose(&mut square);
+            bits.extend(square.iter().flat_map(|row| row.to_array().map(f32::to_bits)));
             bits.push(va.sum().to_bits());
             bits.push(va.max_lane().to_bits());
             bits.push(V::any(va.lt(V::zero())) as u32);
@@ -243,11 +260,8 @@ mod tests {
     #[test]
     fn every_level_gives_the_bits_of_plain_arrays() {
         let plain = Everything.run::<super::super::portable::Lanes<f32>>();
-        let before = level();
-        for level in available_levels() {
-            assert!(force_level(level));
+        at_every_level(|level| {
             assert_eq!(f32::dispatch(Everything), plain, "{}", level.name());
-        }
-        force_level(before);
+        });
     }
 }

@@ -35,6 +35,8 @@ mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 
+#[cfg(test)]
+pub(crate) use isa::at_every_level;
 pub(crate) use shared::Shared;
 pub(crate) use strips::{Strips, for_pieces, for_strips};
 
@@ -175,6 +177,15 @@ pub trait Vector: Copy + Send + Sync + 'static {
     fn to_array(self) -> [Self::Elem; LANES];
     /// A vector of these lanes.
     fn from_array(lanes: [Self::Elem; LANES]) -> Self;
+
+    /// Swaps rows and columns of a square of 16 × 16.
+    #[inline(always)]
+    fn transpose(rows: &mut [Self; LANES]) {
+        let square = rows.map(Self::to_array);
+        for (j, row) in rows.iter_mut().enumerate() {
+            *row = Self::from_array(std::array::from_fn(|i| square[i][j]));
+        }
+    }
 
     /// 0 in every lane.
     #[inline(always)]

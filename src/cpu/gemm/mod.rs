@@ -1,0 +1,214 @@
+//! Matrix products: `C = A B (+ C)`, with A `[m, k]`, B `[k, n]`, C `[m, n]`.
+//!
+//! # How a product is cut up
+//!
+//! ```text
+//!            n                          C is cut into tiles for the threads.
+//!        ┌───┬───┬───┐                  One thread computes one tile, all of k:
+//!        │   │   │   │  B
+//!      k │   │   │   │
+//!        │   │   │   │
+//!        └───┴───┴───┘            256 of k at a time (KC)
+//!     k                        ┌────────────────────────────┐
+//!   ┌───┐┌───┬───┬───┐         │  pack A:  rows of the tile × 256, panels of 14 rows      (L2)
+//!   ├───┤├───┼───┼───┤         │  128 columns of the tile at a time
+//! m │ A ││   │ C │   │         │  ┌─ pack B:  256 × 128, panels of 32 columns           (L2)
+//!   ├───┤├───┼───┼───┤         │  │  each panel of B                                    (L1)
+//!   └───┘└───┴───┴───┘         │  │  ┌─ each panel of A: the micro-kernel keeps 14 × 32
+//!                              │  │  │  elements of C in registers for 256 steps of k
+//! ```
+//!
+//! The numbers are AVX-512's; [`Vector::TILE`](super::simd::Vector::TILE) gives the panel sizes of the
+//! others (6 × 16 on AVX2). The idea is Goto and van de Geijn's (2008): every level of the memory holds
+//! what the level below reads many times.
+//!
+//! Where packing costs more than it brings, it is left out: small operands are read where they lie, and
+//! products with one row or one column have a path of their own ([`vector`]).
+//!
+//! # The bits
+//!
+//! Each element of C is one chain of fused multiply-adds in the order of k inside a block of [`KC`], and
+//! the blocks' sums are added in their order:
+//!
+//! ```text
+//! C[i,j] = ((C₀ + S₀) + S₁) + …      S_b = fma(a_last, b_last, … fma(a₁, b₁, fma(a₀, b₀, 0)))
+//! ```
+//!
+//! and then the epilogue. Tiles, packing, transposes, threads and instruction set change who computes
+//! an element and when, never this sum. NaN and infinity go through as IEEE says.
+
+mod blocked;
+mod micro;
+mod pack;
+pub(crate) mod scratch;
+#[cfg(test)]
+mod tests;
+mod vector;
+
+use std::any::TypeId;
+
+use super::simd::{Real, Shared};
+
+/// The length of a block of k: the sums of a block are one chain of fused multiply-adds. The same for
+/// every instruction set, since it decides the bits.
+pub const KC: usize = 256;
+
+/// A matrix to read: element (i, j) is `data[i · row_stride + j · col_stride]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Mat<'a, T> {
+    /// The elements, from (0, 0) on.
+    pub data: &'a [T],
+    /// From one row to the next.
+    pub row_stride: usize,
+    /// From one column to the next.
+    pub col_stride: usize,
+}
+
+impl<T> Mat<'_, T> {
+    /// Panics unless a matrix of `rows` × `cols` at each of `count` offsets is inside the slice.
+    fn check(&self, name: &str, (count, offset): (usize, usize), rows: usize, cols: usize) {
+        let end = extent(&[(count, offset), (rows, self.row_stride), (cols, self.col_stride)]);
+        assert!(
+            end <= self.data.len(),
+            "{name}: {count} × [{rows}, {cols}] ends at {end}, the slice at {}",
+            self.data.len()
+        );
+    }
+}
+
+/// One past the last element that these (count, stride) reach; 0 when there is none.
+fn extent(axes: &[(usize, usize)]) -> usize {
+    if axes.iter().any(|&(count, _)| count == 0) {
+        return 0;
+    }
+    let last = axes.iter().try_fold(0usize, |last, &(count, stride)| {
+        (count - 1).checked_mul(stride).and_then(|step| last.checked_add(step))
+    });
+    last.map_or(usize::MAX, |last| last.saturating_add(1))
+}
+
+/// What happens to an element of C after its sum is complete, while it is still in a register.
+#[derive(Clone, Copy, Debug)]
+pub enum Epilogue<'a, T> {
+    /// Nothing.
+    None,
+    /// Adds `bias[j]` to column j.
+    Bias(&'a [T]),
+}
+
+impl<'a, T> Epilogue<'a, T> {
+    /// The epilogue of the columns `start..start + len`.
+    fn columns(self, start: usize, len: usize) -> Epilogue<'a, T> {
+        match self {
+            Epilogue::None => Epilogue::None,
+            Epilogue::Bias(bias) => Epilogue::Bias(&bias[start..start + len]),
+        }
+    }
+}
+
+/// `C = A B`, or `C += A B` with `accumulate`, then the epilogue. A is `[m, k]`, B `[k, n]`; row i of C
+/// begins at `c[i · ldc]`. With k = 0 the product is 0.
+///
+/// # Panics
+/// When a slice is too short for its shape and strides.
+pub fn gemm<T: Real>(
+    c: &mut [T],
+    ldc: usize,
+    a: Mat<'_, T>,
+    b: Mat<'_, T>,
+    m: usize,
+    n: usize,
+    k: usize,
+    accumulate: bool,
+    epilogue: Epilogue<'_, T>,
+) {
+    product(c, 0, ldc, (a, 0), (b, 0), 1, m, n, k, accumulate, epilogue);
+}
+
+/// `count` products of one shape: the i-th reads A at `i · a_stride` and B at `i · b_stride` (a stride of
+/// 0 shares one matrix) and writes C at `i · c_stride`.
+///
+/// # Panics
+/// When a slice is too short, or the matrices of C overlap.
+pub fn gemm_batched<T: Real>(
+    c: &mut [T],
+    c_stride: usize,
+    ldc: usize,
+    a: Mat<'_, T>,
+    a_stride: usize,
+    b: Mat<'_, T>,
+    b_stride: usize,
+    count: usize,
+    m: usize,
+    n: usize,
+    k: usize,
+    accumulate: bool,
+) {
+    let none = Epilogue::None;
+    product(c, c_stride, ldc, (a, a_stride), (b, b_stride), count, m, n, k, accumulate, none);
+}
+
+/// One product of a batch, with every matrix in place.
+#[derive(Clone, Copy)]
+struct Product<'a, T> {
+    c: Shared<T>,
+    /// Where C begins in `c`.
+    at: usize,
+    ldc: usize,
+    a: Mat<'a, T>,
+    b: Mat<'a, T>,
+    m: usize,
+    n: usize,
+    k: usize,
+    accumulate: bool,
+    epilogue: Epilogue<'a, T>,
+}
+
+/// Checks everything once, so that the kernels may use pointers, and picks a path.
+fn product<T: Real>(
+    c: &mut [T],
+    c_stride: usize,
+    ldc: usize,
+    (a, a_stride): (Mat<'_, T>, usize),
+    (b, b_stride): (Mat<'_, T>, usize),
+    count: usize,
+    m: usize,
+    n: usize,
+    k: usize,
+    accumulate: bool,
+    epilogue: Epilogue<'_, T>,
+) {
+    if count == 0 || m == 0 || n == 0 {
+        return;
+    }
+    let end = extent(&[(count, c_stride), (m, ldc), (n, 1)]);
+    assert!(end <= c.len(), "C: {count} × [{m}, {n}] ends at {end}, the slice at {}", c.len());
+    assert!(m == 1 || ldc >= n, "rows of C overlap");
+    assert!(count == 1 || c_stride >= extent(&[(m, ldc), (n, 1)]), "matrices of C overlap");
+    a.check("A", (count, a_stride), m, k);
+    b.check("B", (count, b_stride), k, n);
+    if let Epilogue::Bias(bias) = epilogue {
+        assert!(bias.len() >= n, "a bias of {} for {n} columns", bias.len());
+    }
+    let c = Shared::new(c);
+    let item = |i: usize| Product {
+        c,
+        at: i * c_stride,
+        ldc,
+        // With k = 0 a matrix may be an empty slice that no offset fits.
+        a: Mat { data: a.data.get(i * a_stride..).unwrap_or(&[]), ..a },
+        b: Mat { data: b.data.get(i * b_stride..).unwrap_or(&[]), ..b },
+        m,
+        n,
+        k,
+        accumulate,
+        epilogue,
+    };
+    if TypeId::of::<T>() == TypeId::of::<f64>() && k > 0 {
+        return (0..count).for_each(|i| blocked::double(&item(i)));
+    }
+    if (m == 1 || n == 1) && vector::fits(&a, &b, m, n) {
+        return vector::run(count, &item);
+    }
+    blocked::run(count, &item);
+}

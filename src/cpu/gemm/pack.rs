@@ -1,0 +1,144 @@
+//! Packing: copying a part of a matrix into panels that the micro-kernel reads in one stream.
+//!
+//! A panel is `width` lanes wide and k deep, lane beside lane, k after k:
+//!
+//! ```text
+//!   B, a panel of two vectors          in memory
+//!   k=0  │ b00 b01 … b0,31 │           b00 b01 … b0,31 b10 b11 … b1,31 b20 …
+//!   k=1  │ b10 b11 … b1,31 │
+//! ```
+//!
+//! For B the lanes are columns, for A they are rows; otherwise the two are the same. Where the lanes lie
+//! side by side, packing copies vectors; where k does, it transposes squares of 16 × 16 in registers.
+
+use crate::cpu::simd::{Kernel, LANES, Real, Vector};
+
+/// A part of a matrix on its way into panels.
+#[derive(Clone, Copy)]
+pub(super) struct Source<T> {
+    /// Lane 0, k = 0.
+    pub(super) data: *const T,
+    /// From one lane to the next.
+    pub(super) lane: usize,
+    /// From one k to the next.
+    pub(super) step: usize,
+    /// How many lanes there are.
+    pub(super) lanes: usize,
+    /// How deep it is.
+    pub(super) k: usize,
+}
+
+/// The room that `lanes` × `k` take in panels of `width`. A vector's worth more than the content: a
+/// panel that is no whole number of vectors wide is written with whole vectors all the same.
+pub(super) fn room(lanes: usize, k: usize, width: usize) -> usize {
+    (lanes.div_ceil(width) * width * k + LANES).next_multiple_of(LANES)
+}
+
+/// Packs `source` into panels of `width`; lanes that are missing in the last panel become 0.
+///
+/// # Safety
+/// All lanes and k of `source` can be read.
+pub(super) unsafe fn pack<T: Real>(dst: &mut [T], source: Source<T>, width: usize) {
+    assert!(dst.len() >= room(source.lanes, source.k, width), "panels need more room");
+    // Overlapping whole vectors are only right while each panel is written in the order of k.
+    assert!(width <= LANES || width.is_multiple_of(LANES), "panels of {width} lanes");
+    T::dispatch(Pack { dst, source, width });
+}
+
+struct Pack<'a, T> {
+    dst: &'a mut [T],
+    source: Source<T>,
+    width: usize,
+}
+
+impl<T: Real> Kernel<T> for Pack<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector<Elem = T>>(self) {
+        let Pack { dst, source, width } = self;
+        let size = width * source.k;
+        for (p, first) in (0..source.lanes).step_by(width).enumerate() {
+            // Whole vectors may reach past the panel; what comes there is written afterwards.
+            let panel = &mut dst[p * size..];
+            for at in (0..width).step_by(LANES) {
+                let group = Source {
+                    data: source.data.wrapping_add((first + at) * source.lane),
+                    lanes: source.lanes.saturating_sub(first + at).min(width - at).min(LANES),
+                    ..source
+                };
+                // SAFETY: the group's lanes are lanes of the source, which the caller vouches for.
+                unsafe {
+                    if group.lanes == 0 {
+                        fill::<V>(&mut panel[at..], source.k, width);
+                    } else if group.lane == 1 {
+                        copy::<V>(&mut panel[at..], group, width);
+                    } else if group.step == 1 {
+                        transpose::<V>(&mut panel[at..], group, width);
+                    } else {
+                        gather::<V>(&mut panel[at..], group, width);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// No lanes at all: zeros.
+#[inline(always)]
+fn fill<V: Vector>(dst: &mut [V::Elem], k: usize, width: usize) {
+    for p in 0..k {
+        V::zero().store(&mut dst[p * width..]);
+    }
+}
+
+/// Lanes side by side.
+///
+/// # Safety
+/// The group can be read.
+#[inline(always)]
+unsafe fn copy<V: Vector>(dst: &mut [V::Elem], group: Source<V::Elem>, width: usize) {
+    for p in 0..group.k {
+        let from = group.data.wrapping_add(p * group.step);
+        // SAFETY: `lanes` elements lie side by side here.
+        let v = V::load_part(unsafe { std::slice::from_raw_parts(from, group.lanes) });
+        v.store(&mut dst[p * width..]);
+    }
+}
+
+/// Each lane dense along k.
+///
+/// # Safety
+/// The group can be read.
+#[inline(always)]
+unsafe fn transpose<V: Vector>(dst: &mut [V::Elem], group: Source<V::Elem>, width: usize) {
+    for p in (0..group.k).step_by(LANES) {
+        let depth = LANES.min(group.k - p);
+        let mut square = [V::zero(); LANES];
+        for (lane, row) in square.iter_mut().enumerate().take(group.lanes) {
+            let from = group.data.wrapping_add(lane * group.lane + p);
+            // SAFETY: `depth` elements of this lane follow each other.
+            *row = V::load_part(unsafe { std::slice::from_raw_parts(from, depth) });
+        }
+        V::transpose(&mut square);
+        for (q, row) in square.iter().enumerate().take(depth) {
+            row.store(&mut dst[(p + q) * width..]);
+        }
+    }
+}
+
+/// Neither.
+///
+/// # Safety
+/// The group can be read.
+#[inline(always)]
+unsafe fn gather<V: Vector>(dst: &mut [V::Elem], group: Source<V::Elem>, width: usize) {
+    for p in 0..group.k {
+        let mut lanes = [V::Elem::ZERO; LANES];
+        for (lane, x) in lanes.iter_mut().enumerate().take(group.lanes) {
+            // SAFETY: a lane and a k of the group.
+            *x = unsafe { *group.data.add(lane * group.lane + p * group.step) };
+        }
+        V::from_array(lanes).store(&mut dst[p * width..]);
+    }
+}

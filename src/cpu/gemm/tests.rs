@@ -1,0 +1,192 @@
+//! Bit for bit against the sum as the module documentation writes it.
+
+use super::*;
+use crate::cpu::simd::{at_every_level, level};
+
+/// Numbers of mixed size and sign.
+fn numbers(len: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(12345);
+    (0..len)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            (state as f32 / u32::MAX as f32 - 0.5) * if state & 64 == 0 { 8.0 } else { 0.25 }
+        })
+        .collect()
+}
+
+/// The formula, element by element.
+fn oracle(
+    c: &mut [f32],
+    ldc: usize,
+    a: Mat<f32>,
+    b: Mat<f32>,
+    (m, n, k): (usize, usize, usize),
+    accumulate: bool,
+    epilogue: Epilogue<f32>,
+) {
+    for i in 0..m {
+        for j in 0..n {
+            let mut total = if accumulate { Some(c[i * ldc + j]) } else { None };
+            let mut from = 0;
+            while from == 0 || from < k {
+                let sum = (from..k.min(from + KC)).fold(0.0f32, |sum, p| {
+                    let x = a.data[i * a.row_stride + p * a.col_stride];
+                    x.mul_add(b.data[p * b.row_stride + j * b.col_stride], sum)
+                });
+                total = Some(total.map_or(sum, |t| t + sum));
+                from += KC;
+            }
+            let mut total = total.unwrap_or(0.0);
+            if let Epilogue::Bias(bias) = epilogue {
+                total += bias[j];
+            }
+            c[i * ldc + j] = total;
+        }
+    }
+}
+
+fn same(ours: &[f32], theirs: &[f32], what: &str) {
+    for (i, (x, y)) in ours.iter().zip(theirs).enumerate() {
+        let equal = x.to_bits() == y.to_bits() || (x.is_nan() && y.is_nan());
+        assert!(equal, "{what}: element {i} is {x:e}, expected {y:e}");
+    }
+}
+
+/// A matrix of `rows` × `cols` as one of: row-major, column-major, padded rows, both strides odd.
+fn laid_out(data: &[f32], rows: usize, cols: usize, layout: usize) -> Mat<'_, f32> {
+    let (row_stride, col_stride) = match layout {
+        0 => (cols, 1),
+        1 => (1, rows),
+        2 => (cols + 3, 1),
+        _ => (2 * cols + 1, 2),
+    };
+    Mat { data, row_stride, col_stride }
+}
+
+fn check(m: usize, n: usize, k: usize, layouts: (usize, usize), accumulate: bool, bias: bool) {
+    let a_data = numbers((2 * k + 3) * m.max(1) + 3 * k + 8, 1 + m as u32);
+    let b_data = numbers((2 * n + 3) * k.max(1) + 3 * n + 8, 2 + n as u32);
+    let bias_data = numbers(n, 3);
+    let (a, b) = (laid_out(&a_data, m, k, layouts.0), laid_out(&b_data, k, n, layouts.1));
+    let epilogue = if bias { Epilogue::Bias(&bias_data) } else { Epilogue::None };
+    let ldc = n + layouts.0 % 3;
+    let before = numbers(m * ldc + 5, 4);
+    let mut expected = before.clone();
+    oracle(&mut expected, ldc, a, b, (m, n, k), accumulate, epilogue);
+    let mut c = before;
+    gemm(&mut c, ldc, a, b, m, n, k, accumulate, epilogue);
+    same(&c, &expected, &format!("{m}×{n}×{k} {layouts:?} add {accumulate} {:?}", level()));
+}
+
+/// Runs `f` at every level and at 1 to 4 threads.
+fn everywhere(f: impl Fn() + Sync) {
+    at_every_level(|_| {
+        for threads in 1..=4 {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(&f);
+        }
+    });
+}
+
+#[test]
+fn ragged_shapes_layouts_and_zero_sizes() {
+    let sizes = [0, 1, 2, 5, 13, 14, 15, 16, 17, 31, 32, 33, 47, 64, 65];
+    everywhere(|| {
+        let mut turn = 0;
+        for &m in &sizes {
+            for &n in &sizes {
+                for &k in &[0, 1, 2, 15, 16, 17, 40] {
+                    turn += 1;
+                    check(m, n, k, (turn % 4, turn / 4 % 4), turn % 3 == 0, turn % 2 == 0);
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn long_sums_and_many_tiles() {
+    everywhere(|| {
+        for (layouts, add) in [((0, 0), false), ((0, 1), true), ((1, 0), false), ((1, 1), true)] {
+            check(70, 150, 600, layouts, add, true);
+            check(190, 130, 257, layouts, add, false);
+            check(1, 300, 700, layouts, add, true);
+            check(300, 1, 700, layouts, add, true);
+            check(3, 140, 513, (layouts.0 + 2, layouts.1 + 2), add, true);
+        }
+        check(520, 1100, 20, (0, 1), false, false);
+    });
+}
+
+#[test]
+fn batches_share_or_step() {
+    everywhere(|| {
+        let (m, n, k, count) = (9, 21, 18, 5);
+        let (a, b) = (numbers(count * m * k, 1), numbers(k * n, 2));
+        let mut c = vec![0.0; count * m * n];
+        let a_mat = Mat { data: &a, row_stride: k, col_stride: 1 };
+        let b_mat = Mat { data: &b, row_stride: 1, col_stride: k };
+        gemm_batched(&mut c, m * n, n, a_mat, m * k, b_mat, 0, count, m, n, k, false);
+        let mut expected = vec![0.0; count * m * n];
+        for i in 0..count {
+            let a = Mat { data: &a[i * m * k..], ..a_mat };
+            oracle(&mut expected[i * m * n..], n, a, b_mat, (m, n, k), false, Epilogue::None);
+        }
+        same(&c, &expected, "batch");
+    });
+}
+
+#[test]
+fn what_is_not_finite_goes_through() {
+    everywhere(|| {
+        for (m, n, k) in [(3, 5, 4), (40, 70, 300), (1, 40, 20), (40, 1, 20)] {
+            let (mut a, mut b) = (numbers(m * k, 1), numbers(k * n, 2));
+            a[k / 2] = f32::NAN;
+            b[n / 2] = f32::INFINITY;
+            b[(k - 1) * n] = f32::NEG_INFINITY;
+            a[(m - 1) * k] = 0.0; // 0 · ∞ = NaN
+            let a = Mat { data: &a, row_stride: k, col_stride: 1 };
+            let b = Mat { data: &b, row_stride: n, col_stride: 1 };
+            let (mut c, mut expected) = (vec![f32::NAN; m * n], vec![0.0; m * n]);
+            gemm(&mut c, n, a, b, m, n, k, false, Epilogue::None);
+            oracle(&mut expected, n, a, b, (m, n, k), false, Epilogue::None);
+            same(&c, &expected, "not finite");
+        }
+    });
+}
+
+#[test]
+fn double_precision_and_matrixmultiply_agree() {
+    let (m, n, k) = (37, 45, 300);
+    let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
+    let wide = |x: &[f32]| x.iter().map(|&x| x as f64).collect::<Vec<_>>();
+    let (a64, b64, mut c64) = (wide(&a), wide(&b), vec![f64::NAN; m * n]);
+    let mat = |data, row_stride| Mat { data, row_stride, col_stride: 1 };
+    let bias = vec![0.5; n];
+    gemm(&mut c64, n, mat(&a64, k), mat(&b64, n), m, n, k, false, Epilogue::Bias(&bias));
+    let mut c = vec![0.0f32; m * n];
+    let f32_mat = |data, row_stride| Mat { data, row_stride, col_stride: 1 };
+    gemm(&mut c, n, f32_mat(&a, k), f32_mat(&b, n), m, n, k, false, Epilogue::Bias(&vec![0.5; n]));
+    let mut theirs = vec![0.0f32; m * n];
+    // SAFETY: three dense matrices of these sizes.
+    unsafe {
+        let (a, b, c) = (a.as_ptr(), b.as_ptr(), theirs.as_mut_ptr());
+        let (rs_a, rs_b, rs_c) = (k as isize, n as isize, n as isize);
+        matrixmultiply::sgemm(m, k, n, 1.0, a, rs_a, 1, b, rs_b, 1, 0.0, c, rs_c, 1);
+    }
+    for i in 0..m * n {
+        assert!((c64[i] - c[i] as f64).abs() < 1e-3, "{} {}", c64[i], c[i]);
+        assert!((theirs[i] + 0.5 - c[i]).abs() < 1e-3);
+    }
+}
+
+#[test]
+#[should_panic(expected = "B: 1 × [4, 5]")]
+fn a_slice_that_is_too_short_is_refused() {
+    let (a, b) = ([0.0f32; 12], [0.0f32; 19]);
+    let a = Mat { data: &a, row_stride: 4, col_stride: 1 };
+    let b = Mat { data: &b, row_stride: 5, col_stride: 1 };
+    gemm(&mut [0.0; 15], 5, a, b, 3, 5, 4, false, Epilogue::None);
+}

@@ -1,0 +1,212 @@
+//! Products with one row or one column: a matrix times a vector.
+//!
+//! One row: `C[0, j] = Σ x[k] B[k, j]`, the matrix is Bᵀ; one column: `C[i, 0] = Σ A[i, k] x[k]`, the matrix
+//! is A. Either way there is a matrix M `[outputs, k]` that is read once, so memory sets the pace:
+//! M is read in the order in which it lies and nothing is packed. Where the outputs lie side by side they
+//! are the lanes; where k does, squares of 16 × 16 are transposed on the way, so that the lanes
+//! are outputs again and each sum keeps its one chain in the order of k.
+
+use super::{Epilogue, KC, Mat, Product};
+use crate::cpu::simd::{Kernel, LANES, Real, Vector};
+use crate::cpu::threads;
+
+/// Outputs of a task.
+const CHUNK: usize = 256;
+
+/// Below this many multiply-adds nothing is handed to another thread: a megabyte of M.
+const SERIAL: usize = 1 << 18;
+
+/// Whether the matrix is dense one way or the other.
+pub(super) fn fits<T>(a: &Mat<'_, T>, b: &Mat<'_, T>, m: usize, n: usize) -> bool {
+    let matrix = if m == 1 { b } else { a };
+    debug_assert!(m == 1 || n == 1);
+    matrix.row_stride == 1 || matrix.col_stride == 1
+}
+
+/// Computes `count` products.
+pub(super) fn run<'a, T: Real>(count: usize, item: &(impl Fn(usize) -> Product<'a, T> + Sync)) {
+    let Product { m, n, k, .. } = item(0);
+    let (outputs, chunks) = (m.max(n), m.max(n).div_ceil(CHUNK));
+    let work = outputs.saturating_mul(k).saturating_mul(count);
+    threads::for_each(count * chunks, if work < SERIAL { 0 } else { usize::MAX }, |t| {
+        let first = t % chunks * CHUNK;
+        T::dispatch(Outputs { p: &item(t / chunks), first, len: CHUNK.min(outputs - first) });
+    });
+}
+
+/// Some of the outputs of one product.
+struct Outputs<'a, 'b, T> {
+    p: &'b Product<'a, T>,
+    first: usize,
+    len: usize,
+}
+
+/// M and x of a product.
+struct Operands<T> {
+    matrix: *const T,
+    /// From one output to the next.
+    output: usize,
+    /// From one k to the next.
+    step: usize,
+    x: *const T,
+    x_step: usize,
+}
+
+impl<T: Real> Kernel<T> for Outputs<'_, '_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector<Elem = T>>(self) {
+        let Outputs { p, first, len } = self;
+        let row = p.m == 1;
+        let operands = if row {
+            let (matrix, x) = (p.b.data.as_ptr(), p.a.data.as_ptr());
+            let (output, step) = (p.b.col_stride, p.b.row_stride);
+            Operands { matrix, output, step, x, x_step: p.a.col_stride }
+        } else {
+            let (matrix, x) = (p.a.data.as_ptr(), p.b.data.as_ptr());
+            let (output, step) = (p.a.row_stride, p.a.col_stride);
+            Operands { matrix, output, step, x, x_step: p.b.row_stride }
+        };
+        let c_step = if row { 1 } else { p.ldc };
+        let mut from = 0;
+        while from == 0 || from < p.k {
+            let depth = KC.min(p.k - from);
+            let add = p.accumulate || from > 0;
+            let last = from + depth == p.k;
+            let mut write = |at: usize, width: usize, sum: V| {
+                let mut sum = sum;
+                if c_step == 1 {
+                    // SAFETY: outputs of this task alone.
+                    let dst = unsafe { p.c.slice(p.at + at, width) };
+                    if add {
+                        sum = V::load_part(dst).add(sum);
+                    }
+                    finish(p, last, row, at, width, sum).store_part(dst);
+                } else {
+                    let mut lanes = [T::ZERO; LANES];
+                    for (i, lane) in lanes.iter_mut().enumerate().take(width) {
+                        // SAFETY: an output of this task alone.
+                        *lane = unsafe { p.c.slice(p.at + (at + i) * c_step, 1)[0] };
+                    }
+                    if add {
+                        sum = V::from_array(lanes).add(sum);
+                    }
+                    let lanes = finish(p, last, row, at, width, sum).to_array();
+                    for (i, lane) in lanes.into_iter().enumerate().take(width) {
+                        // SAFETY: as above.
+                        unsafe { p.c.slice(p.at + (at + i) * c_step, 1)[0] = lane };
+                    }
+                }
+            };
+            // SAFETY: `product` has checked that M and x are inside their slices; outputs and k here
+            // are within their shape.
+            unsafe {
+                if operands.output == 1 {
+                    beside::<V>(&operands, (first, len), (from, depth), &mut write);
+                } else {
+                    across::<V>(&operands, (first, len), (from, depth), &mut write);
+                }
+            }
+            from += KC;
+        }
+    }
+}
+
+/// The epilogue of `width` outputs from `at` on.
+#[inline(always)]
+fn finish<V: Vector>(
+    p: &Product<'_, V::Elem>,
+    last: bool,
+    row: bool,
+    at: usize,
+    width: usize,
+    sum: V,
+) -> V {
+    match p.epilogue {
+        Epilogue::Bias(bias) if last => {
+            // With one column every output has the same bias.
+            sum.add(if row { V::load_part(&bias[at..at + width]) } else { V::splat(bias[0]) })
+        }
+        _ => sum,
+    }
+}
+
+/// Outputs side by side: four vectors of them at a time.
+///
+/// # Safety
+/// The outputs and k are inside M and x.
+#[inline(always)]
+unsafe fn beside<V: Vector>(
+    o: &Operands<V::Elem>,
+    (first, len): (usize, usize),
+    (from, depth): (usize, usize),
+    write: &mut impl FnMut(usize, usize, V),
+) {
+    const WIDE: usize = 4;
+    let mut at = 0;
+    while at + WIDE * LANES <= len {
+        let mut sums = [V::zero(); WIDE];
+        for k in from..from + depth {
+            // SAFETY: inside M and x.
+            let (row, x) = unsafe {
+                (o.matrix.add(k * o.step + first + at), V::splat(*o.x.add(k * o.x_step)))
+            };
+            for (v, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: four vectors of outputs lie here.
+                *sum = x.mul_add(unsafe { V::load_ptr(row.add(v * LANES)) }, *sum);
+            }
+        }
+        for (v, sum) in sums.into_iter().enumerate() {
+            write(first + at + v * LANES, LANES, sum);
+        }
+        at += WIDE * LANES;
+    }
+    while at < len {
+        let width = LANES.min(len - at);
+        let mut sum = V::zero();
+        for k in from..from + depth {
+            // SAFETY: inside M and x.
+            let (row, x) = unsafe {
+                let row = o.matrix.add(k * o.step + first + at);
+                (std::slice::from_raw_parts(row, width), V::splat(*o.x.add(k * o.x_step)))
+            };
+            sum = x.mul_add(V::load_part(row), sum);
+        }
+        write(first + at, width, sum);
+        at += LANES;
+    }
+}
+
+/// Each output dense along k: sixteen of them at a time, turned in registers.
+///
+/// # Safety
+/// The outputs and k are inside M and x.
+#[inline(always)]
+unsafe fn across<V: Vector>(
+    o: &Operands<V::Elem>,
+    (first, len): (usize, usize),
+    (from, depth): (usize, usize),
+    write: &mut impl FnMut(usize, usize, V),
+) {
+    for at in (0..len).step_by(LANES) {
+        let width = LANES.min(len - at);
+        let mut sum = V::zero();
+        for k in (0..depth).step_by(LANES) {
+            let deep = LANES.min(depth - k);
+            let mut square = [V::zero(); LANES];
+            for (i, row) in square.iter_mut().enumerate().take(width) {
+                let start = o.matrix.wrapping_add((first + at + i) * o.output + from + k);
+                // SAFETY: `deep` elements of this output's row follow each other.
+                *row = V::load_part(unsafe { std::slice::from_raw_parts(start, deep) });
+            }
+            V::transpose(&mut square);
+            for (q, row) in square.iter().enumerate().take(deep) {
+                // SAFETY: inside x.
+                let x = V::splat(unsafe { *o.x.add((from + k + q) * o.x_step) });
+                sum = x.mul_add(*row, sum);
+            }
+        }
+        write(first + at, width, sum);
+    }
+}
