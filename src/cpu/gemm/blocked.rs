@@ -2,9 +2,9 @@
 
 use super::micro::{Block, block, tile_size};
 use super::pack::{Source, pack, room};
-use super::{Epilogue, KC, Product, scratch};
+use super::{Epilogue, KC, Product};
 use crate::cpu::simd::Real;
-use crate::cpu::threads;
+use crate::cpu::{scratch, threads};
 
 /// Columns of B packed at a time: with KC = 256, 128 KiB.
 const NB: usize = 128;

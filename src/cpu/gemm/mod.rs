@@ -40,7 +40,6 @@
 mod blocked;
 mod micro;
 mod pack;
-pub(crate) mod scratch;
 #[cfg(test)]
 mod tests;
 mod vector;
