@@ -20,5 +20,6 @@
 
 pub mod cpu;
 pub mod error;
+pub mod text;
 
 pub use error::{Error, Result};

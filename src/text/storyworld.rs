@@ -1,0 +1,1 @@
+//! Short synthetic stories with gold labels.
