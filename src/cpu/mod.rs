@@ -22,6 +22,7 @@ pub mod cross_entropy;
 pub mod gemm;
 pub mod layer_norm;
 pub mod norm;
+pub mod philox;
 pub mod rms_norm;
 pub mod sgd;
 pub mod simd;
