@@ -100,6 +100,8 @@ pub struct Schedule {
     pub min: f64,
     /// Steps of linear warm-up.
     pub warmup_steps: u64,
+    /// With a budget: the share of it that is warm-up, on top of `warmup_steps`.
+    pub warmup_share: f64,
     /// The length of the run.
     pub horizon: Horizon,
 }
@@ -119,7 +121,11 @@ impl Schedule {
                 let p = (step - self.warmup_steps) as f64 / left as f64;
                 self.min + span * self.scheduler.factor(p)
             }
-            Horizon::Seconds(all) => warm * (self.min + span * self.scheduler.factor(elapsed / all)),
+            Horizon::Seconds(all) => {
+                let p = elapsed / all;
+                let rise = if p < self.warmup_share { p / self.warmup_share } else { 1.0 };
+                warm * rise * (self.min + span * self.scheduler.factor(p))
+            }
         }
     }
 }
@@ -129,7 +135,14 @@ mod tests {
     use super::*;
 
     fn schedule(scheduler: Scheduler) -> Schedule {
-        Schedule { scheduler, peak: 1e-3, min: 1e-4, warmup_steps: 100, horizon: Horizon::Steps(2100) }
+        Schedule {
+            scheduler,
+            peak: 1e-3,
+            min: 1e-4,
+            warmup_steps: 100,
+            warmup_share: 0.0,
+            horizon: Horizon::Steps(2100),
+        }
     }
 
     fn near(a: f64, b: f64) -> bool {
@@ -156,6 +169,7 @@ mod tests {
         assert!(near(wsd.learning_rate(1900, 0.0), 5.5e-4));
         let slanted = Schedule {
             warmup_steps: 0,
+            warmup_share: 0.0,
             min: 0.0,
             peak: 1.0,
             horizon: Horizon::Steps(100),
