@@ -4,7 +4,7 @@
 //! of positives (1 by default); `dx = g (σ(x) (1 + (q−1) t) − q t)`. The mean over all elements.
 
 use super::registry::{Entry, ErrorCase, Input, Sample};
-use super::{expect_shape, one, same_dtype};
+use super::{expect_shape, expect_untracked, one, same_dtype};
 use crate::autograd::record;
 use crate::cpu::bce_with_logits;
 use crate::error::Result;
@@ -14,7 +14,7 @@ use crate::tensor::{DType, Tensor, for_float};
 /// `[C]` weighs the positive class of each column. A scalar, in nats. `t` gets no gradient.
 ///
 /// # Errors
-/// When shapes or dtypes differ, and for `u32`.
+/// When shapes or dtypes differ, targets or weights are tracked, and for `u32`.
 #[track_caller]
 pub fn binary_cross_entropy_with_logits(
     x: &Tensor,
@@ -24,10 +24,12 @@ pub fn binary_cross_entropy_with_logits(
     const OP: &str = "binary_cross_entropy_with_logits";
     same_dtype(OP, x, t)?;
     expect_shape(OP, "the targets", t, x.shape())?;
+    expect_untracked(OP, "the targets", t)?;
     let (_, cols) = super::rows_and_cols(x.shape());
     if let Some(weight) = pos_weight {
         same_dtype(OP, x, weight)?;
         expect_shape(OP, "pos_weight", weight, &[cols])?;
+        expect_untracked(OP, "the weights of the positives", weight)?;
     }
     if x.dtype().is_half() {
         let weight = pos_weight.map(|w| w.to_dtype(DType::F32)).transpose()?;
@@ -63,7 +65,7 @@ pub fn binary_cross_entropy_with_logits(
 pub(super) fn entries() -> Vec<Entry> {
     vec![
         Entry::new("binary_cross_entropy_with_logits", |x, _| {
-            Ok(vec![binary_cross_entropy_with_logits(&x[0], &x[1].detach(), x.get(2).map(Tensor::detach).as_ref())?])
+            Ok(vec![binary_cross_entropy_with_logits(&x[0], &x[1], x.get(2))?])
         })
         .samples(|| {
             let logits = Input::float([4, 3], -3.0, 3.0);
@@ -79,6 +81,10 @@ pub(super) fn entries() -> Vec<Entry> {
             vec![
                 ErrorCase::new("targets of another shape", "expected [2, 3]", || {
                     vec![Tensor::zeros([2, 3], DType::F32), Tensor::zeros([3], DType::F32)]
+                }),
+                ErrorCase::new("tracked targets", "no gradient; detach()", || {
+                    let targets = Tensor::ones([2], DType::F32).and_then(|t| t.requires_grad_());
+                    vec![Tensor::zeros([2], DType::F32), targets]
                 }),
                 ErrorCase::new("ids as targets", "do not mix", || {
                     vec![Tensor::zeros([2], DType::F32), Tensor::zeros([2], DType::U32)]

@@ -74,7 +74,10 @@ pub fn cat(tensors: &[&Tensor], dim: isize) -> Result<Tensor> {
 /// As [`cat`].
 #[track_caller]
 pub fn stack(tensors: &[&Tensor], dim: isize) -> Result<Tensor> {
-    let raised: Vec<Tensor> = tensors.iter().map(|x| x.unsqueeze(dim)).collect::<Result<_>>()?;
+    let mut raised = Vec::with_capacity(tensors.len());
+    for x in tensors {
+        raised.push(x.unsqueeze(dim)?);
+    }
     cat(&raised.iter().collect::<Vec<_>>(), dim)
 }
 

@@ -7,7 +7,7 @@
 //! w′ the smoothed target weights; where nobody else holds the logits it is written over them.
 
 use super::registry::{Entry, ErrorCase, Input, Sample};
-use super::{expect_shape, expect_u32, one, rows_and_cols, same_dtype};
+use super::{expect_shape, expect_u32, expect_untracked, one, rows_and_cols, same_dtype};
 use crate::autograd::record;
 use crate::cpu::cross_entropy::{self, Options};
 use crate::cpu::reduce::{self, Reduce};
@@ -58,10 +58,10 @@ impl Default for CrossEntropy {
 const REDUCTIONS: [Reduction; 3] = [Reduction::Mean, Reduction::Sum, Reduction::None];
 
 /// The cross-entropy of `logits` `[…, C]` (the classes are the last axis) and `targets` `[…]` (`u32`),
-/// in nats. A scalar, or `[…]` without reduction.
+/// in nats. A scalar, or `[…]` without reduction. Class weights get no gradient.
 ///
 /// # Errors
-/// When shapes do not fit, a target is neither below C nor ignored, or smoothing leaves [0, 1].
+/// When shapes do not fit, class weights are tracked, a target is neither below C nor ignored, or smoothing leaves [0, 1].
 #[track_caller]
 pub fn cross_entropy(logits: &Tensor, targets: &Tensor, options: &CrossEntropy) -> Result<Tensor> {
     expect_u32("cross_entropy", "targets", targets)?;
@@ -80,6 +80,7 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor, options: &CrossEntropy) 
     if let Some(weight) = &options.weight {
         same_dtype("cross_entropy", logits, weight)?;
         expect_shape("cross_entropy", "the class weights", weight, &[classes])?;
+        expect_untracked("cross_entropy", "the class weights", weight)?;
     }
     let (x, t) = (logits.packed()?, targets.packed()?);
     let bad = |&&id: &&u32| id as usize >= classes && id != options.ignore_index;
@@ -202,6 +203,13 @@ pub(super) fn entries() -> Vec<Entry> {
                         Tensor::zeros([2, 3], DType::F32),
                         Tensor::zeros(2, DType::U32),
                         Tensor::zeros(2, DType::F32),
+                    ]
+                }),
+                ErrorCase::new("tracked class weights", "no gradient; detach()", || {
+                    vec![
+                        Tensor::zeros([2, 3], DType::F32),
+                        Tensor::zeros(2, DType::U32),
+                        Tensor::ones(3, DType::F32).and_then(|w| w.requires_grad_()),
                     ]
                 }),
             ]

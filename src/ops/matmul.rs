@@ -45,7 +45,14 @@ impl Stack {
     }
 }
 
+/// The error for two inputs that have no product.
+#[track_caller]
+fn refuse(a: &Tensor, b: &Tensor, why: &str) -> Error {
+    Error::op("matmul", format!("{:?} × {:?}: {why}", a.shape(), b.shape()))
+}
+
 /// The product without history.
+#[track_caller]
 fn product(a: &Tensor, b: &Tensor, batch: &[usize]) -> Result<Tensor> {
     let (m, k, n) = (a.shape()[a.rank() - 2], a.shape()[a.rank() - 1], b.shape()[b.rank() - 1]);
     let shape: Dims = batch.iter().copied().chain([m, n]).collect();
@@ -95,11 +102,8 @@ impl Tensor {
             let (a32, b32) = (a.to_dtype(DType::F32)?, b.to_dtype(DType::F32)?);
             return a32.matmul(&b32)?.to_dtype(a.dtype());
         }
-        let refuse = |why: &str| {
-            Error::op("matmul", format!("{:?} × {:?}: {why}", a.shape(), b.shape()))
-        };
         match (a.rank(), b.rank()) {
-            (0, _) | (_, 0) => return Err(refuse("a scalar is not a matrix; use mul")),
+            (0, _) | (_, 0) => return Err(refuse(a, b, "a scalar is not a matrix; use mul")),
             (1, _) if b.rank() > 1 => return a.unsqueeze(0)?.matmul(b)?.squeeze(-2),
             (_, 1) if a.rank() > 1 => return a.matmul(&b.unsqueeze(1)?)?.squeeze(-1),
             (1, 1) => return a.unsqueeze(0)?.matmul(&b.unsqueeze(1)?)?.reshape(()),
@@ -112,11 +116,12 @@ impl Tensor {
             } else {
                 ""
             };
-            return Err(refuse(&format!("inner sizes {k} and {b_rows} differ{hint}")));
+            return Err(refuse(a, b, &format!("inner sizes {k} and {b_rows} differ{hint}")));
         }
         let (a_batch, b_batch) = (&a.shape()[..a.rank() - 2], &b.shape()[..b.rank() - 2]);
-        let batch = broadcast_shapes(a_batch, b_batch)
-            .ok_or_else(|| refuse("the leading axes do not broadcast"))?;
+        let Some(batch) = broadcast_shapes(a_batch, b_batch) else {
+            return Err(refuse(a, b, "the leading axes do not broadcast"));
+        };
         let c = product(a, b, &batch)?;
         record("matmul", &[a, b])
             .save(&[a, b])

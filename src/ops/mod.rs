@@ -90,6 +90,15 @@ fn expect_u32(op: &'static str, what: &str, x: &Tensor) -> Result<()> {
     Err(Error::op(op, format!("{what} must be u32, got {}", x.dtype())))
 }
 
+/// Refuses a tracked tensor where the operation has no gradient to give: it would be lost silently.
+#[track_caller]
+fn expect_untracked(op: &'static str, what: &str, x: &Tensor) -> Result<()> {
+    if !(x.requires_grad() && crate::autograd::mode::Mode::current().grad) {
+        return Ok(());
+    }
+    Err(Error::op(op, format!("{what} would get no gradient; detach() them")))
+}
+
 /// Refuses a tensor of another shape than `expected`.
 #[track_caller]
 fn expect_shape(op: &'static str, what: &str, x: &Tensor, expected: &[usize]) -> Result<()> {

@@ -22,7 +22,10 @@ fn axes(op: &'static str, x: &Tensor, dims: &[isize]) -> Result<Dims> {
     if dims.is_empty() {
         return Ok((0..x.rank()).collect());
     }
-    let mut axes: Dims = dims.iter().map(|&dim| x.axis(op, dim)).collect::<Result<_>>()?;
+    let mut axes = Dims::new();
+    for &dim in dims {
+        axes.push(x.axis(op, dim)?); // not in a closure, which would hide the caller's line
+    }
     axes.sort_unstable();
     if axes.windows(2).any(|pair| pair[0] == pair[1]) {
         return Err(Error::op(op, format!("axes {dims:?} name one axis twice")));
@@ -31,6 +34,7 @@ fn axes(op: &'static str, x: &Tensor, dims: &[isize]) -> Result<Dims> {
 }
 
 /// Σ over `axes`, which keep size 1.
+#[track_caller]
 fn sum_axes(x: &Tensor, axes: &[usize]) -> Result<Tensor> {
     let mut shape = Dims::from_slice(x.shape());
     axes.iter().for_each(|&axis| shape[axis] = 1);

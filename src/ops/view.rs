@@ -87,7 +87,10 @@ impl Tensor {
     /// When `dims` does not name each axis once.
     #[track_caller]
     pub fn permute(&self, dims: &[isize]) -> Result<Tensor> {
-        let axes: Dims = dims.iter().map(|&d| self.axis("permute", d)).collect::<Result<_>>()?;
+        let mut axes = Dims::new();
+        for &dim in dims {
+            axes.push(self.axis("permute", dim)?);
+        }
         let once = (0..self.rank()).all(|axis| axes.iter().filter(|&&a| a == axis).count() == 1);
         if axes.len() != self.rank() || !once {
             return Err(Error::op(
@@ -246,7 +249,7 @@ impl Tensor {
     /// For a size of 0 or an axis that does not exist.
     #[track_caller]
     pub fn split(&self, size: usize, dim: isize) -> Result<Vec<Tensor>> {
-        let n = self.size(dim)?;
+        let n = self.shape()[self.axis("split", dim)?];
         if size == 0 {
             return Err(Error::op("split", "pieces of size 0 never end"));
         }
@@ -265,7 +268,8 @@ impl Tensor {
         if n == 0 {
             return Err(Error::op("chunk", "0 pieces cannot hold anything"));
         }
-        self.split(self.size(dim)?.div_ceil(n).max(1), dim)
+        let size = self.shape()[self.axis("chunk", dim)?];
+        self.split(size.div_ceil(n).max(1), dim)
     }
 }
 

@@ -22,19 +22,18 @@ pub fn where_(cond: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
         let (a32, b32) = (a.to_dtype(DType::F32)?, b.to_dtype(DType::F32)?);
         return where_(cond, &a32, &b32)?.to_dtype(a.dtype());
     }
-    let shape = broadcast_shapes(a.shape(), b.shape())
-        .and_then(|shape| broadcast_shapes(&shape, cond.shape()))
-        .ok_or_else(|| {
-            Error::op(
-                "where",
-                format!(
-                    "condition {:?}, {:?} and {:?} do not broadcast",
-                    cond.shape(),
-                    a.shape(),
-                    b.shape()
-                ),
-            )
-        })?;
+    let values = broadcast_shapes(a.shape(), b.shape());
+    let Some(shape) = values.and_then(|shape| broadcast_shapes(&shape, cond.shape())) else {
+        return Err(Error::op(
+            "where",
+            format!(
+                "condition {:?}, {:?} and {:?} do not broadcast",
+                cond.shape(),
+                a.shape(),
+                b.shape()
+            ),
+        ));
+    };
     let y = select(cond, a, b, &shape)?;
     record("where", &[cond, a, b])
         .save(&[cond])
@@ -56,6 +55,7 @@ pub fn where_(cond: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
         .output(y)
 }
 
+#[track_caller]
 fn select(cond: &Tensor, a: &Tensor, b: &Tensor, shape: &[usize]) -> Result<Tensor> {
     let mut y = Tensor::empty(shape, a.dtype())?;
     let [wide_cond, wide_a, wide_b] = [cond, a, b].map(|x| x.layout().expand(shape).strides);
