@@ -10,9 +10,9 @@
 //!
 //! dw and db are summed over pieces of 64 rows, side by side, and then over pieces in their order.
 
-use super::rows::{each, load, rows_per_task, store, sums};
+use super::rows::{column_sums, each, keep, load, rows_per_task, store, sums};
 use super::scratch;
-use super::simd::{Kernel, Real, Strips, Vector, for_pieces, for_strips};
+use super::simd::{Kernel, Real, Vector, for_pieces};
 
 /// Rows whose share of dw and db one task sums.
 pub(super) const ROWS: usize = 64;
@@ -64,7 +64,7 @@ impl<T: Real> Kernel<T> for Forward<'_, T> {
             let [sum] = sums::<V, 1>(cols, |acc, at, n| acc[0] = acc[0].add(load(x, at, n)));
             let mu = V::splat(sum).mul(share);
             let [squares] = sums::<V, 1>(cols, |acc, at, n| {
-                let d = super::rows::keep(load::<V>(x, at, n).sub(mu), n, V::zero());
+                let d = keep(load::<V>(x, at, n).sub(mu), n, V::zero());
                 acc[0] = d.mul_add(d, acc[0]);
             });
             let r = V::splat(T::ONE).div(V::splat(squares).mul_add(share, eps).sqrt());
@@ -109,7 +109,7 @@ pub fn backward<T: Real>(
         });
         for (total, parts) in [(dw, dw_parts), (db, db_parts)] {
             if let Some(total) = total {
-                add_pieces(total, parts);
+                column_sums(total, parts);
             }
         }
     });
@@ -186,38 +186,6 @@ impl<T: Real> Backward<'_, T> {
             }
             store(dw, self.dw, at, n);
             store(db, self.db, at, n);
-        });
-    }
-}
-
-/// `total[j] = Σ` of `parts[p, j]` over p, in order.
-pub(super) fn add_pieces<T: Real>(total: &mut [T], parts: &[T]) {
-    let cols = total.len();
-    let width = 1024;
-    let strips = [Strips { data: total, row: cols, width }];
-    for_strips(strips, cols.div_ceil(width), parts.len(), |i, [mut total]| {
-        T::dispatch(AddPieces { total: total.row(0), parts, first: i * width, cols });
-    });
-}
-
-struct AddPieces<'a, T> {
-    total: &'a mut [T],
-    parts: &'a [T],
-    /// The first column.
-    first: usize,
-    /// Columns of `parts`.
-    cols: usize,
-}
-
-impl<T: Real> Kernel<T> for AddPieces<'_, T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<V: Vector<Elem = T>>(self) {
-        each(self.total.len(), |at, n| {
-            let rows = self.parts.chunks_exact(self.cols);
-            let sum = rows.fold(V::zero(), |sum, row| sum.add(load(row, self.first + at, n)));
-            store(sum, self.total, at, n);
         });
     }
 }

@@ -20,14 +20,18 @@ pub mod adamw;
 pub mod bce_with_logits;
 pub mod cross_entropy;
 pub mod gemm;
+pub mod gru;
 pub mod layer_norm;
+pub mod lstm;
 pub mod norm;
 pub mod philox;
 pub mod rms_norm;
+pub mod rnn;
 pub mod sgd;
 pub mod simd;
 pub mod softmax;
 pub mod threads;
 
+mod recurrent;
 mod rows;
 mod scratch;

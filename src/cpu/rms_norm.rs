@@ -6,8 +6,8 @@
 //!
 //! Built as [`super::layer_norm`]: dw is summed over pieces of 64 rows, then over pieces in order.
 
-use super::layer_norm::{ROWS, add_pieces};
-use super::rows::{each, load, rows_per_task, store, sums};
+use super::layer_norm::ROWS;
+use super::rows::{column_sums, each, load, rows_per_task, store, sums};
 use super::scratch;
 use super::simd::{Kernel, Real, Vector, for_pieces};
 
@@ -84,7 +84,7 @@ pub fn backward<T: Real>(
             T::dispatch(Backward { dx, dw, dy, x, w, rstd: &rstd[from..to], cols });
         });
         if let Some(dw) = dw {
-            add_pieces(dw, parts);
+            column_sums(dw, parts);
         }
     });
 }

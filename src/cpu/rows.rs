@@ -5,7 +5,7 @@
 //! At the end the four are added as (0 + 2) + (1 + 3) and the lanes are halved ([`Vector::sum`]). The
 //! tree depends on the length of the row alone.
 
-use super::simd::{LANES, Number, Real, Vector};
+use super::simd::{Kernel, LANES, Number, Real, Strips, Vector, for_strips};
 use super::threads::CHUNK;
 
 /// Rows that one task works on: some [`CHUNK`] elements, at least one row.
@@ -100,11 +100,43 @@ pub(crate) fn largest<V: Vector>(row: &[V::Elem]) -> V::Elem {
     max.max_lane()
 }
 
+/// `total[j] = Σ` of `parts[p, j]` over p, in order; `parts` has rows of `total.len()` elements.
+pub(crate) fn column_sums<T: Real>(total: &mut [T], parts: &[T]) {
+    let cols = total.len();
+    let width = 1024;
+    let strips = [Strips { data: total, row: cols, width }];
+    for_strips(strips, cols.div_ceil(width), parts.len(), |i, [mut total]| {
+        T::dispatch(ColumnSums { total: total.row(0), parts, first: i * width, cols });
+    });
+}
+
+struct ColumnSums<'a, T> {
+    total: &'a mut [T],
+    parts: &'a [T],
+    /// The first column.
+    first: usize,
+    /// Columns of `parts`.
+    cols: usize,
+}
+
+impl<T: Real> Kernel<T> for ColumnSums<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector<Elem = T>>(self) {
+        each(self.total.len(), |at, n| {
+            let rows = self.parts.chunks_exact(self.cols);
+            let sum = rows.fold(V::zero(), |sum, row| sum.add(load(row, self.first + at, n)));
+            store(sum, self.total, at, n);
+        });
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod testing {
     //! What the tests of kernels share.
 
-    use crate::cpu::simd::{available_levels, force_level, level};
+    use crate::cpu::simd::at_every_level;
 
     /// `n` numbers between −`scale` and `scale`, the same ones for the same seed.
     pub(crate) fn numbers(n: usize, scale: f64, seed: u64) -> Vec<f64> {
@@ -143,24 +175,18 @@ pub(crate) mod testing {
             x.iter().map(|x| if x.is_nan() { 1 } else { x.to_bits() }).collect::<Vec<_>>()
         };
         let want = bits(run());
-        let before = level();
-        for level in available_levels() {
-            assert!(force_level(level));
+        at_every_level(|level| {
             for threads in 1..=4 {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                 let got = bits(pool.install(&run));
-                force_level(before);
                 assert!(got == want, "other bits on {} with {threads} threads", level.name());
-                assert!(force_level(level));
             }
-        }
-        force_level(before);
+        });
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::simd::Kernel;
     use super::*;
 
     struct Sum<'a>(&'a [f32]);

@@ -40,6 +40,7 @@
 mod blocked;
 mod micro;
 mod pack;
+mod panels;
 #[cfg(test)]
 mod tests;
 mod vector;
@@ -47,6 +48,8 @@ mod vector;
 use std::any::TypeId;
 
 use super::simd::{Real, Shared};
+
+pub(crate) use panels::Panels;
 
 /// The length of a block of k: the sums of a block are one chain of fused multiply-adds. The same for
 /// every instruction set, since it decides the bits.

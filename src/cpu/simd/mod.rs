@@ -38,7 +38,7 @@ mod neon;
 #[cfg(test)]
 pub(crate) use isa::at_every_level;
 pub(crate) use shared::Shared;
-pub(crate) use strips::{Strips, for_pieces, for_strips};
+pub(crate) use strips::{Strip, Strips, for_pieces, for_strips};
 
 pub use isa::{Level, available_levels, force_level, level};
 

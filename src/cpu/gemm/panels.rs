@@ -1,0 +1,140 @@
+//! A matrix B packed once for many products with it: the weights of a recurrence, which meets them
+//! again at every step.
+
+use std::ops::Range;
+
+use super::micro::{Block, block, tile_size};
+use super::pack::{Source, pack, room};
+use super::{Epilogue, KC, Mat};
+use crate::cpu::simd::{Real, Shared};
+
+/// B `[k, n]` in panels, block of k after block of k. The sums are those of [`super::gemm`], bit for bit.
+#[derive(Clone, Copy)]
+pub(crate) struct Panels<'a, T> {
+    data: &'a [T],
+    k: usize,
+    n: usize,
+    /// Columns of a panel.
+    width: usize,
+}
+
+/// The first column of a part of C is a multiple of this: no panel is wider on any instruction set.
+pub(crate) const PANEL: usize = 64;
+
+impl<'a, T: Real> Panels<'a, T> {
+    /// Elements that [`Panels::pack`] needs for B `[k, n]`.
+    pub(crate) fn room(k: usize, n: usize) -> usize {
+        k.div_ceil(KC) * room(n.next_multiple_of(PANEL), KC.min(k), 1)
+    }
+
+    /// Packs `b` into `dst`.
+    ///
+    /// # Panics
+    /// When `b` or `dst` is too short.
+    pub(crate) fn pack(dst: &'a mut [T], b: Mat<'_, T>, k: usize, n: usize) -> Panels<'a, T> {
+        b.check("B", (1, 0), k, n);
+        let width = tile_size::<T>().1;
+        let size = room(n, KC.min(k), width);
+        if n > 0 && k > 0 {
+            for (dst, from) in dst.chunks_exact_mut(size).zip((0..k).step_by(KC)) {
+                let data = b.data.as_ptr().wrapping_add(from * b.row_stride);
+                let (lane, step) = (b.col_stride, b.row_stride);
+                let source = Source { data, lane, step, lanes: n, k: KC.min(k - from) };
+                // SAFETY: these rows and columns are inside `b`, which has just been checked.
+                unsafe { pack(dst, source, width) };
+            }
+        }
+        Panels { data: &dst[..k.div_ceil(KC) * size], k, n, width }
+    }
+
+    /// `C = A B`, or `C += A B` with `add`, for the columns `cols` of B, on this thread. A is `[m, k]`; row
+    /// i of C begins at `c[i · ldc]` with column `cols.start`, a multiple of [`PANEL`].
+    ///
+    /// # Panics
+    /// When a slice is too short for its shape and strides, or `cols` is outside of B.
+    pub(crate) fn product(
+        &self,
+        c: &mut [T],
+        ldc: usize,
+        a: Mat<'_, T>,
+        m: usize,
+        cols: Range<usize>,
+        add: bool,
+    ) {
+        let n = cols.len();
+        if m == 0 || n == 0 {
+            return;
+        }
+        assert!(cols.end <= self.n && cols.start.is_multiple_of(self.width), "columns {cols:?}");
+        assert!((m - 1) * ldc + n <= c.len(), "C: [{m}, {n}] does not fit");
+        assert!(m == 1 || ldc >= n, "rows of C overlap");
+        a.check("A", (1, 0), m, self.k);
+        if self.k == 0 && !add {
+            c.chunks_mut(ldc.max(1)).take(m).for_each(|row| row[..n].fill(T::ZERO));
+        }
+        // Tiles of equal height: sixteen rows are 8 + 8, not 14 + 2.
+        let tiles = m.div_ceil(tile_size::<T>().0);
+        let a_width = m.div_ceil(tiles);
+        let size = room(self.n, KC.min(self.k), self.width);
+        let c = Shared::new(c).pointer(0);
+        for (i, from) in (0..self.k).step_by(KC).enumerate() {
+            let depth = KC.min(self.k - from);
+            let panels = &self.data[i * size + cols.start * depth..(i + 1) * size];
+            let operands = Block {
+                a: a.data.as_ptr().wrapping_add(from * a.col_stride),
+                a_row: a.row_stride,
+                a_col: a.col_stride,
+                a_width,
+                a_panel: a_width * a.row_stride,
+                b: panels.as_ptr(),
+                b_row: self.width,
+                b_width: self.width,
+                b_panel: self.width * depth,
+                b_padded: true,
+                c,
+                ldc,
+                m,
+                n,
+                k: depth,
+                add: add || from > 0,
+                epilogue: Epilogue::None,
+            };
+            // SAFETY: A and C have been checked above, C is borrowed for writing, and the panels of
+            // these columns are whole.
+            unsafe { block(operands) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::gemm;
+    use super::*;
+    use crate::cpu::rows::testing::{narrow, numbers};
+
+    #[test]
+    fn gives_the_bits_of_the_plain_product() {
+        for (m, n, k) in
+            [(1, 1, 1), (3, 5, 2), (16, 96, 40), (17, 130, 300), (6, 64, 512), (2, 3, 0)]
+        {
+            let a = narrow(&numbers(m * k, 1.0, 1));
+            let b = narrow(&numbers(k * n, 1.0, 2));
+            let before = narrow(&numbers(m * n, 1.0, 3));
+            let a = Mat { data: &a, row_stride: k, col_stride: 1 };
+            for (row_stride, col_stride) in [(n, 1), (1, k)] {
+                let b = Mat { data: &b, row_stride, col_stride };
+                let mut dst = vec![f32::NAN; Panels::<f32>::room(k, n)];
+                let panels = Panels::pack(&mut dst, b, k, n);
+                for add in [false, true] {
+                    let (mut want, mut got) = (before.clone(), before.clone());
+                    gemm(&mut want, n, a, b, m, n, k, add, Epilogue::None);
+                    for from in (0..n).step_by(PANEL) {
+                        let to = n.min(from + PANEL);
+                        panels.product(&mut got[from..], n, a, m, from..to, add);
+                    }
+                    assert_eq!(got, want, "{m} × {n} × {k}");
+                }
+            }
+        }
+    }
+}

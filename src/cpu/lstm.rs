@@ -1,0 +1,305 @@
+//! Long short-term memory over a whole sequence.
+//!
+//! With `z_t = gx_t + W_hh h_{t−1} + b_hh`, cut into the gates i, f, g, o:
+//!
+//! ```text
+//! i, f, o = σ(z)     g = tanh(z)     c_t = f c_{t−1} + i g     h_t = o tanh(c_t)
+//!
+//! do = dh tanh(c)                    dc += dh o (1 − tanh²(c))
+//! di = dc g    df = dc c_{t−1}    dg = dc i    dc_{t−1} = dc f
+//! dz = (di i(1−i), df f(1−f), dg (1−g²), do o(1−o))            dh_{t−1} = dz W_hh
+//! dW_hh = Σ_t dz_tᵀ h_{t−1}          db_hh = Σ_t dz_t
+//! ```
+//!
+//! A step is one product and one pass over the gates. The gates and c are kept for the way back.
+
+use super::gemm::Panels;
+use super::recurrent::{
+    Sequence, bias_gradient, matrix, pack_backward, pack_forward, start, states,
+};
+use super::rows::{each, load, store};
+use super::scratch;
+use super::simd::{Kernel, Real, Strips, Vector, for_strips, math};
+
+/// `y` and `c` `[t, b, h]` and the `gates` i, f, g, o `[t, b, 4·h]` from `gx` `[t, b, 4·h]`, `w` `[4·h, h]`, `bias`
+/// `[4·h]`, `h0` and `c0` `[b, h]`; from the last step to the first where `reverse`.
+pub fn forward<T: Real>(
+    y: &mut [T],
+    c: &mut [T],
+    gates: &mut [T],
+    gx: &[T],
+    w: &[T],
+    bias: Option<&[T]>,
+    h0: &[T],
+    c0: &[T],
+    t: usize,
+    b: usize,
+    h: usize,
+    reverse: bool,
+) {
+    let sequence = Sequence { t, b, h, reverse };
+    let wide = 4 * h;
+    scratch::with(Panels::<T>::room(h, wide), |packed| {
+        let w = pack_forward(packed, w, 4, h);
+        let slice = sequence.slice();
+        let outputs = [
+            Strips { data: y, row: b * h, width: slice * h },
+            Strips { data: c, row: b * h, width: slice * h },
+            Strips { data: gates, row: b * wide, width: slice * wide },
+        ];
+        let work = sequence.work(4);
+        for_strips(outputs, sequence.slices(), work, |slice, [mut y, mut c, mut gates]| {
+            let rows = sequence.rows(slice);
+            scratch::with(rows.len() * wide, |z: &mut [T]| {
+                for step in 0..t {
+                    let times = sequence.times(step);
+                    let (h_before, y) = states(&mut y, sequence.part(h0, 0, &rows, h), times);
+                    let (c_before, c) = states(&mut c, sequence.part(c0, 0, &rows, h), times);
+                    w.product(z, wide, matrix(h_before, h), rows.len(), 0..wide, false);
+                    let gx = sequence.part(gx, times.0, &rows, wide);
+                    let gates = gates.row(times.0);
+                    T::dispatch(Forward { y, c, gates, z, gx, bias, c_before, h });
+                }
+            });
+        });
+    });
+}
+
+/// The gates of a step, row by row.
+struct Forward<'a, T> {
+    y: &'a mut [T],
+    c: &'a mut [T],
+    gates: &'a mut [T],
+    z: &'a [T],
+    gx: &'a [T],
+    bias: Option<&'a [T]>,
+    c_before: &'a [T],
+    h: usize,
+}
+
+impl<T: Real> Kernel<T> for Forward<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector<Elem = T>>(self) {
+        let h = self.h;
+        let outputs = self.y.chunks_exact_mut(h).zip(self.c.chunks_exact_mut(h));
+        for (row, (y, c)) in outputs.enumerate() {
+            let wide = row * 4 * h..(row + 1) * 4 * h;
+            let (z, gx) = (&self.z[wide.clone()], &self.gx[wide.clone()]);
+            let gates = &mut self.gates[wide];
+            let c_before = &self.c_before[row * h..(row + 1) * h];
+            each(h, |at, n| {
+                let sum = |gate: usize| {
+                    let at = gate * h + at;
+                    let a: V = load(z, at, n);
+                    let a = self.bias.map_or(a, |bias| a.add(load(bias, at, n)));
+                    load::<V>(gx, at, n).add(a)
+                };
+                let (i, f) = (math::sigmoid(sum(0)), math::sigmoid(sum(1)));
+                let (g, o) = (math::tanh(sum(2)), math::sigmoid(sum(3)));
+                let new = i.mul_add(g, f.mul(load(c_before, at, n)));
+                store(new, c, at, n);
+                store(o.mul(math::tanh(new)), y, at, n);
+                for (gate, v) in [i, f, g, o].into_iter().enumerate() {
+                    store(v, gates, gate * h + at, n);
+                }
+            });
+        }
+    }
+}
+
+/// The gradients `dgx` `[t, b, 4·h]`, `dw` `[4·h, h]`, `db` `[4·h]`, `dh0` and `dc0` `[b, h]` from those of all
+/// outputs, `dy`, and of the last states, `dh_n` and `dc_n` `[b, h]` (each may be missing); `y`, `c` and
+/// `gates` are the outputs of [`forward`].
+pub fn backward<T: Real>(
+    dgx: &mut [T],
+    dw: &mut [T],
+    db: Option<&mut [T]>,
+    dh0: &mut [T],
+    dc0: &mut [T],
+    dy: Option<&[T]>,
+    dh_n: Option<&[T]>,
+    dc_n: Option<&[T]>,
+    y: &[T],
+    c: &[T],
+    gates: &[T],
+    w: &[T],
+    h0: &[T],
+    c0: &[T],
+    t: usize,
+    b: usize,
+    h: usize,
+    reverse: bool,
+) {
+    let sequence = Sequence { t, b, h, reverse };
+    let wide = 4 * h;
+    start(dh0, dh_n);
+    start(dc0, dc_n);
+    scratch::with(Panels::<T>::room(wide, h), |packed| {
+        let w = pack_backward(packed, w, 0, 4, h);
+        let slice = sequence.slice();
+        let outputs = [
+            Strips { data: &mut *dgx, row: b * wide, width: slice * wide },
+            Strips { data: dh0, row: b * h, width: slice * h },
+            Strips { data: dc0, row: b * h, width: slice * h },
+        ];
+        let work = sequence.work(4);
+        for_strips(outputs, sequence.slices(), work, |slice, [mut dgx, mut dh, mut dc]| {
+            let rows = sequence.rows(slice);
+            let (dh, dc) = (dh.row(0), dc.row(0));
+            for step in (0..t).rev() {
+                let (at, before) = sequence.times(step);
+                let dz = dgx.row(at);
+                let c_before = match before {
+                    Some(before) => sequence.part(c, before, &rows, h),
+                    None => sequence.part(c0, 0, &rows, h),
+                };
+                let gates = sequence.part(gates, at, &rows, wide);
+                let dy = dy.map(|dy| sequence.part(dy, at, &rows, h));
+                let c = sequence.part(c, at, &rows, h);
+                T::dispatch(Backward { dz, dc, dh, dy, c, c_before, gates, h });
+                w.product(dh, h, matrix(dz, wide), rows.len(), 0..h, false);
+            }
+        });
+    });
+    sequence.weight_gradient(dw, 4, (dgx, wide), y, h0);
+    if let Some(db) = db {
+        bias_gradient(db, dgx);
+    }
+}
+
+/// The gates of a step on the way back: dz, and dc from that after the step to that before it.
+struct Backward<'a, T> {
+    dz: &'a mut [T],
+    dc: &'a mut [T],
+    dh: &'a [T],
+    dy: Option<&'a [T]>,
+    c: &'a [T],
+    c_before: &'a [T],
+    gates: &'a [T],
+    h: usize,
+}
+
+impl<T: Real> Kernel<T> for Backward<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector<Elem = T>>(self) {
+        let h = self.h;
+        let one = V::splat(T::ONE);
+        // x (1 − x), the slope of σ
+        let slope = |x: V| x.neg_mul_add(x, x);
+        for (row, dz) in self.dz.chunks_exact_mut(4 * h).enumerate() {
+            let gates = &self.gates[row * 4 * h..(row + 1) * 4 * h];
+            let from = row * h;
+            each(h, |at, n| {
+                let here = from + at;
+                let dh: V = load(self.dh, here, n);
+                let dh = self.dy.map_or(dh, |dy| dh.add(load(dy, here, n)));
+                let gate = |gate: usize| load::<V>(gates, gate * h + at, n);
+                let (i, f, g, o) = (gate(0), gate(1), gate(2), gate(3));
+                let tanh_c = math::tanh(load::<V>(self.c, here, n));
+                let through = dh.mul(o).mul(tanh_c.neg_mul_add(tanh_c, one));
+                let dc = load::<V>(self.dc, here, n).add(through);
+                let parts = [
+                    dc.mul(g).mul(slope(i)),
+                    dc.mul(load(self.c_before, here, n)).mul(slope(f)),
+                    dc.mul(i).mul(g.neg_mul_add(g, one)),
+                    dh.mul(tanh_c).mul(slope(o)),
+                ];
+                for (gate, v) in parts.into_iter().enumerate() {
+                    store(v, dz, gate * h + at, n);
+                }
+                store(dc.mul(f), self.dc, here, n);
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::recurrent::testing::*;
+    use super::super::rows::testing::{close, narrow, numbers, same_bits};
+    use super::*;
+
+    type Shape = (usize, usize, usize);
+
+    /// y, h_n and c_n from gx, w, bias, h0, c0.
+    fn plain(x: &[Vec<f64>], shape: Shape, reverse: bool) -> [Vec<f64>; 3] {
+        let (_, b, h) = shape;
+        let (y, [h_n, c_n]) = unroll(shape, [&x[3], &x[4]], reverse, |time, row, [before, c]| {
+            let a = affine(&x[1], &x[2], before);
+            let gx = &x[0][(time * b + row) * 4 * h..];
+            let z = |gate: usize, j: usize| gx[gate * h + j] + a[gate * h + j];
+            let c: Vec<f64> = (0..h)
+                .map(|j| sigmoid(z(1, j)) * c[j] + sigmoid(z(0, j)) * z(2, j).tanh())
+                .collect();
+            [(0..h).map(|j| sigmoid(z(3, j)) * c[j].tanh()).collect(), c]
+        });
+        [y, h_n, c_n]
+    }
+
+    /// y, then the gradients of gx, w, bias, h0 and c0.
+    fn ours<T: Real>(
+        x: &[Vec<T>],
+        d: [Option<&[T]>; 3],
+        (t, b, h): Shape,
+        reverse: bool,
+    ) -> [Vec<T>; 6] {
+        let new = |n| vec![T::from_f64(f64::NAN); n];
+        let (mut y, mut c, mut gates) = (new(t * b * h), new(t * b * h), new(t * b * 4 * h));
+        let bias = Some(&x[2][..]);
+        forward(&mut y, &mut c, &mut gates, &x[0], &x[1], bias, &x[3], &x[4], t, b, h, reverse);
+        let (mut dgx, mut dw, mut db) = (new(gates.len()), new(4 * h * h), new(4 * h));
+        let (mut dh0, mut dc0) = (new(b * h), new(b * h));
+        let (out_b, [dy, dh_n, dc_n]) = (Some(&mut db[..]), d);
+        backward(
+            &mut dgx, &mut dw, out_b, &mut dh0, &mut dc0, dy, dh_n, dc_n, &y, &c, &gates, &x[1],
+            &x[3], &x[4], t, b, h, reverse,
+        );
+        [y, dgx, dw, db, dh0, dc0]
+    }
+
+    #[test]
+    fn follows_the_formulas_in_every_shape() {
+        for (i, shape) in SHAPES.into_iter().enumerate() {
+            let ((t, b, h), reverse) = (shape, i % 2 == 0);
+            let x = inputs(shape, 4, 2);
+            let dy = numbers(t * b * h, 1.0, 8);
+            let (dh_n, dc_n) = (numbers(b * h, 1.0, 9), numbers(b * h, 1.0, 10));
+            let loss = |x: &[Vec<f64>]| {
+                let [y, h_n, c_n] = plain(x, shape, reverse);
+                dot(&y, &dy) + dot(&h_n, &dh_n) + dot(&c_n, &dc_n)
+            };
+            let got = ours(&x, [Some(&dy), Some(&dh_n), Some(&dc_n)], shape, reverse);
+            close(&got[0], &plain(&x, shape, reverse)[0], 1e-12);
+            if h <= 17 {
+                (0..5).for_each(|i| close(&got[i + 1], &slope(&x, i, loss), 1e-7));
+            }
+            let x32: Vec<Vec<f32>> = x.iter().map(|x| narrow(x)).collect();
+            let [dy, dh_n, dc_n] = [dy, dh_n, dc_n].map(|d| narrow(&d));
+            let single = ours(&x32, [Some(&dy), Some(&dh_n), Some(&dc_n)], shape, reverse);
+            (0..6).for_each(|i| close(&single[i], &got[i], 2e-5));
+        }
+    }
+
+    #[test]
+    fn missing_gradients_count_as_zero() {
+        let x = inputs((3, 2, 5), 4, 2);
+        let (dy, d, none) = (numbers(30, 1.0, 8), numbers(10, 1.0, 9), [0.0; 30]);
+        let (zero, all) = (Some(&none[..10]), Some(&none[..]));
+        let got = ours(&x, [Some(&dy), None, None], (3, 2, 5), false);
+        assert_eq!(got, ours(&x, [Some(&dy), zero, zero], (3, 2, 5), false));
+        let got = ours(&x, [None, None, Some(&d)], (3, 2, 5), true);
+        assert_eq!(got, ours(&x, [all, zero, Some(&d)], (3, 2, 5), true));
+    }
+
+    #[test]
+    fn threads_and_instruction_sets_do_not_change_bits() {
+        let shape = (4, 37, 50);
+        let x: Vec<Vec<f32>> = inputs(shape, 4, 2).iter().map(|x| narrow(x)).collect();
+        let dy = narrow(&numbers(4 * 37 * 50, 1.0, 8));
+        same_bits(|| ours(&x, [Some(&dy), None, None], shape, true).concat());
+    }
+}

@@ -1,0 +1,251 @@
+//! What the three recurrences share: the order of steps, the cut of the batch, the sums over time.
+//!
+//! # How a sequence is computed
+//!
+//! All of x W_ihᵀ is one large product before the sequence begins, and dW_hh is one after it has ended.
+//! What has to happen step by step is `h_{t−1} W_hhᵀ`: a small product with the same matrix every time. So
+//! W_hh is packed once ([`Panels`]), and the rows of the batch, which never meet, are cut into slices of
+//! at most [`SLICE`] rows. A thread takes a slice through all of time without waiting for the others:
+//!
+//! ```text
+//!            t = 0      1      2   …
+//! slice 0   [product, gates] [product, gates] …      thread 0
+//! slice 1   [product, gates] [product, gates] …      thread 1
+//! ```
+//!
+//! The slices depend on the batch alone, and no sum crosses them.
+
+use super::gemm::{Epilogue, Mat, Panels, gemm};
+use super::rows;
+use super::simd::{Real, Strip};
+
+/// Rows of a slice at most: enough to use a row of W_hh several times once it is loaded.
+const SLICE: usize = 16;
+
+/// The shape of a sequence and the order of its steps.
+#[derive(Clone, Copy)]
+pub(super) struct Sequence {
+    /// Steps.
+    pub(super) t: usize,
+    /// Rows of the batch.
+    pub(super) b: usize,
+    /// Hidden units.
+    pub(super) h: usize,
+    /// Whether the last step of time comes first.
+    pub(super) reverse: bool,
+}
+
+impl Sequence {
+    /// The time of step `i`, and the time of the step before it.
+    pub(super) fn times(&self, i: usize) -> (usize, Option<usize>) {
+        let time = |i: usize| if self.reverse { self.t - 1 - i } else { i };
+        (time(i), i.checked_sub(1).map(time))
+    }
+
+    /// Rows of a slice of the batch: two slices or more, of at most [`SLICE`] rows.
+    pub(super) fn slice(&self) -> usize {
+        self.b.div_ceil(2).next_multiple_of(4).clamp(4, SLICE)
+    }
+
+    /// How many slices there are; none where there is nothing to compute.
+    pub(super) fn slices(&self) -> usize {
+        if self.h == 0 { 0 } else { self.b.div_ceil(self.slice()) }
+    }
+
+    /// The rows of the batch in slice `i`.
+    pub(super) fn rows(&self, i: usize) -> std::ops::Range<usize> {
+        let slice = self.slice();
+        i * slice..self.b.min((i + 1) * slice)
+    }
+
+    /// Of x `[t, b, width]` the rows of a slice at time `time`.
+    pub(super) fn part<'a, T>(
+        &self,
+        x: &'a [T],
+        time: usize,
+        rows: &std::ops::Range<usize>,
+        width: usize,
+    ) -> &'a [T] {
+        &x[(time * self.b + rows.start) * width..(time * self.b + rows.end) * width]
+    }
+
+    /// What the steps cost with `gates` gates, in simple element operations.
+    pub(super) fn work(&self, gates: usize) -> usize {
+        self.t * self.b * gates * self.h * (self.h / 16 + 8)
+    }
+
+    /// `dw = Σ_t dz_tᵀ h_{t−1}`: dz is `[t, b, dz_row]`, of which the first `gates · h` columns count,
+    /// y `[t, b, h]` the states after each step, h0 `[b, h]` the one before the first.
+    pub(super) fn weight_gradient<T: Real>(
+        &self,
+        dw: &mut [T],
+        gates: usize,
+        (dz, dz_row): (&[T], usize),
+        y: &[T],
+        h0: &[T],
+    ) {
+        let Sequence { t, b, h, reverse } = *self;
+        let (m, later) = (gates * h, t.saturating_sub(1));
+        // In time, y lies one step before dz, or after it in reverse.
+        let (dz_from, y_from) = if reverse { (0, 1) } else { (1, 0) };
+        let across = |from: usize| Mat {
+            data: dz.get(from * b * dz_row..).unwrap_or(&[]),
+            row_stride: 1,
+            col_stride: dz_row,
+        };
+        let down = |data| Mat { data, row_stride: h, col_stride: 1 };
+        let states = down(y.get(y_from * b * h..).unwrap_or(&[]));
+        gemm(dw, h, across(dz_from), states, m, h, later * b, false, Epilogue::None);
+        if t > 0 {
+            let first = if reverse { t - 1 } else { 0 };
+            gemm(dw, h, across(first), down(h0), m, h, b, true, Epilogue::None);
+        }
+    }
+}
+
+/// W_hh `[gates · h, h]`, packed for `h W_hhᵀ`: a product with h rows and `gates · h` columns.
+pub(super) fn pack_forward<'a, T: Real>(
+    dst: &'a mut [T],
+    w: &[T],
+    gates: usize,
+    h: usize,
+) -> Panels<'a, T> {
+    Panels::pack(dst, Mat { data: w, row_stride: 1, col_stride: h }, h, gates * h)
+}
+
+/// `gates` gates of W_hh from `first` on, packed for `dz W_hh`: `gates · h` rows and h columns.
+pub(super) fn pack_backward<'a, T: Real>(
+    dst: &'a mut [T],
+    w: &[T],
+    first: usize,
+    gates: usize,
+    h: usize,
+) -> Panels<'a, T> {
+    let w = &w[first * h * h..(first + gates) * h * h];
+    Panels::pack(dst, Mat { data: w, row_stride: h, col_stride: 1 }, gates * h, h)
+}
+
+/// A row-major matrix with rows of `row` elements.
+pub(super) fn matrix<T>(data: &[T], row: usize) -> Mat<'_, T> {
+    Mat { data, row_stride: row, col_stride: 1 }
+}
+
+/// The state before step time `t` (for reading) and the place of the state after it (for writing).
+pub(super) fn states<'a, T>(
+    strip: &'a mut Strip<'_, T>,
+    initial: &'a [T],
+    (t, before): (usize, Option<usize>),
+) -> (&'a [T], &'a mut [T]) {
+    match before {
+        Some(before) => strip.two_rows(before, t),
+        None => (initial, strip.row(t)),
+    }
+}
+
+/// A gradient that may not have come: 0 then.
+pub(super) fn start<T: Real>(carry: &mut [T], arrived: Option<&[T]>) {
+    match arrived {
+        Some(arrived) => carry.copy_from_slice(arrived),
+        None => carry.fill(T::ZERO),
+    }
+}
+
+/// `db = Σ_t dz_t`, over rows of `db.len()` columns.
+pub(super) fn bias_gradient<T: Real>(db: &mut [T], dz: &[T]) {
+    rows::column_sums(db, dz);
+}
+
+#[cfg(test)]
+pub(super) mod testing {
+    //! What the tests of the three recurrences share.
+
+    use crate::cpu::rows::testing::numbers;
+
+    /// Shapes (t, b, h), ragged and empty ones among them.
+    pub(crate) const SHAPES: [(usize, usize, usize); 9] = [
+        (3, 2, 3),
+        (1, 1, 1),
+        (4, 5, 17),
+        (2, 33, 5),
+        (2, 3, 40),
+        (0, 2, 3),
+        (3, 0, 4),
+        (2, 2, 0),
+        (2, 1, 16),
+    ];
+
+    pub(crate) fn sigmoid(x: f64) -> f64 {
+        1.0 / (1.0 + (-x).exp())
+    }
+
+    /// `W h + b` for W `[gates · h, h]`, b of that size, and one state.
+    pub(crate) fn affine(w: &[f64], bias: &[f64], state: &[f64]) -> Vec<f64> {
+        let row = |i: usize| &w[i * state.len()..(i + 1) * state.len()];
+        let dot = |i: usize| row(i).iter().zip(state).map(|(w, h)| w * h).sum::<f64>();
+        (0..bias.len()).map(|i| bias[i] + dot(i)).collect()
+    }
+
+    /// Runs `step(time, batch, states before) -> states after` over a sequence. Returns the first state
+    /// at all times, `[t, b, h]`, and all states after the last step, each `[b, h]`.
+    pub(crate) fn unroll<const N: usize>(
+        (t, b, h): (usize, usize, usize),
+        initial: [&[f64]; N],
+        reverse: bool,
+        step: impl Fn(usize, usize, [&[f64]; N]) -> [Vec<f64>; N],
+    ) -> (Vec<f64>, [Vec<f64>; N]) {
+        let mut y = vec![0.0; t * b * h];
+        let mut last = initial.map(<[f64]>::to_vec);
+        for i in 0..t {
+            let time = if reverse { t - 1 - i } else { i };
+            for row in 0..b {
+                let part = row * h..(row + 1) * h;
+                let after = step(time, row, last.each_ref().map(|s| &s[part.clone()]));
+                y[time * b * h..][part.clone()].copy_from_slice(&after[0]);
+                for (last, after) in last.iter_mut().zip(after) {
+                    last[part.clone()].copy_from_slice(&after);
+                }
+            }
+        }
+        (y, last)
+    }
+
+    /// The gradient of `loss` with respect to input `i`, by central differences.
+    pub(crate) fn slope(
+        inputs: &[Vec<f64>],
+        i: usize,
+        loss: impl Fn(&[Vec<f64>]) -> f64,
+    ) -> Vec<f64> {
+        let mut inputs = inputs.to_vec();
+        (0..inputs[i].len())
+            .map(|j| {
+                let x = inputs[i][j];
+                let mut at = |x| {
+                    inputs[i][j] = x;
+                    loss(&inputs)
+                };
+                let slope = (at(x + 1e-5) - at(x - 1e-5)) / 2e-5;
+                at(x);
+                slope
+            })
+            .collect()
+    }
+
+    /// gx, w, bias and `states` initial states for a recurrence with so many gates.
+    pub(crate) fn inputs(
+        (t, b, h): (usize, usize, usize),
+        gates: usize,
+        states: usize,
+    ) -> Vec<Vec<f64>> {
+        let mut inputs = vec![
+            numbers(t * b * gates * h, 1.5, 1),
+            numbers(gates * h * h, 1.0 / (h as f64).sqrt().max(1.0), 2),
+            numbers(gates * h, 0.5, 3),
+        ];
+        inputs.extend((0..states).map(|i| numbers(b * h, 0.9, 4 + i as u64)));
+        inputs
+    }
+
+    pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
+        a.iter().zip(b).map(|(a, b)| a * b).sum()
+    }
+}
