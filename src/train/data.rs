@@ -248,6 +248,11 @@ impl EvalWindows {
         self.tokens.len() as u64 - 1
     }
 
+    /// Windows of a batch.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
     /// How many batches there are.
     pub fn batches(&self) -> usize {
         let targets = self.tokens.len() - 1;
@@ -272,6 +277,54 @@ impl EvalWindows {
         let mut expected = Tensor::empty([rows, width], DType::U32)?;
         self.tokens.copy_to(start, inputs.make_mut()?);
         self.tokens.copy_to(start + 1, expected.make_mut()?);
+        Ok((inputs, expected))
+    }
+}
+
+/// Lanes of equal length that are read in parallel, a state carried along each.
+#[derive(Clone, Copy, Debug)]
+pub struct Lanes {
+    /// The first token.
+    start: usize,
+    /// Targets of a lane.
+    len: usize,
+    /// How many lanes.
+    pub rows: usize,
+    /// Batches until all are read.
+    pub batches: usize,
+}
+
+impl EvalWindows {
+    /// The text as lanes: as many as a batch has, and one more for the few tokens that are left over.
+    pub fn lanes(&self) -> Vec<Lanes> {
+        let targets = self.tokens.len() - 1;
+        let rows = self.batch.min(targets / self.context).max(1);
+        let len = targets / rows;
+        let lanes = |start, len: usize, rows| {
+            Lanes { start, len, rows, batches: len.div_ceil(self.context) }
+        };
+        let mut all = vec![lanes(0, len, rows)];
+        if rows * len < targets {
+            all.push(lanes(rows * len, targets - rows * len, 1));
+        }
+        all
+    }
+
+    /// Batch `i` of some lanes: inputs and targets `[rows, t]`.
+    ///
+    /// # Errors
+    /// When memory cannot be had.
+    pub fn lane_batch(&self, lanes: &Lanes, i: usize) -> Result<(Tensor, Tensor)> {
+        let from = i * self.context;
+        let width = self.context.min(lanes.len - from);
+        let mut inputs = Tensor::empty([lanes.rows, width], DType::U32)?;
+        let mut expected = Tensor::empty([lanes.rows, width], DType::U32)?;
+        let rows = inputs.make_mut::<u32>()?.chunks_mut(width);
+        for (row, (x, y)) in rows.zip(expected.make_mut::<u32>()?.chunks_mut(width)).enumerate() {
+            let start = lanes.start + row * lanes.len + from;
+            self.tokens.copy_to(start, x);
+            self.tokens.copy_to(start + 1, y);
+        }
         Ok((inputs, expected))
     }
 }
@@ -408,6 +461,14 @@ mod tests {
                 all.extend(windows.get(i).unwrap().1.to_vec::<u32>().unwrap());
             }
             assert_eq!(all, (1..n as u32).collect::<Vec<_>>(), "{n} {batch} {context}");
+            let mut all = Vec::new();
+            for lanes in windows.lanes() {
+                for i in 0..lanes.batches {
+                    all.extend(windows.lane_batch(&lanes, i).unwrap().1.to_vec::<u32>().unwrap());
+                }
+            }
+            all.sort_unstable();
+            assert_eq!(all, (1..n as u32).collect::<Vec<_>>(), "lanes {n} {batch} {context}");
         }
         assert!(EvalWindows::new(tokens(1), 1, 8).is_err());
     }
