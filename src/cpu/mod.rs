@@ -18,6 +18,7 @@
 
 pub mod adamw;
 pub mod bce_with_logits;
+pub mod binary;
 pub mod cross_entropy;
 pub mod gemm;
 pub mod gru;
@@ -31,7 +32,9 @@ pub mod sgd;
 pub mod simd;
 pub mod softmax;
 pub mod threads;
+pub mod unary;
 
 mod recurrent;
 mod rows;
 mod scratch;
+mod walk;
