@@ -1,0 +1,118 @@
+//! The affine layer: `y = x Wᵀ + b`.
+
+use super::{Init, Module, Parameter, Visitor};
+use crate::autograd::Scope;
+use crate::error::{Error, Result};
+use crate::ops;
+use crate::tensor::{DType, Tensor};
+
+/// `torch.nn.Linear`: weight `[out_features, in_features]`, bias `[out_features]`.
+pub struct Linear {
+    /// `[out_features, in_features]`
+    pub weight: Parameter,
+    /// `[out_features]`
+    pub bias: Option<Parameter>,
+    scope: Scope,
+}
+
+impl Linear {
+    /// A layer with PyTorch's first values: both uniform in ±1/√in_features.
+    ///
+    /// # Errors
+    /// When memory cannot be had.
+    pub fn new(at: &Init, in_features: usize, out_features: usize, bias: bool) -> Result<Linear> {
+        let bound = if in_features == 0 { 0.0 } else { 1.0 / (in_features as f64).sqrt() };
+        let weight = at.uniform("weight", [out_features, in_features], bound)?;
+        let bias = bias.then(|| at.uniform("bias", out_features, bound)).transpose()?;
+        Linear::from_values(at, weight, bias)
+    }
+
+    /// A layer as GPT-2 and BERT start it: weight normal with deviation `std`, bias 0.
+    ///
+    /// # Errors
+    /// When memory cannot be had.
+    pub fn normal(
+        at: &Init,
+        in_features: usize,
+        out_features: usize,
+        bias: bool,
+        std: f64,
+    ) -> Result<Linear> {
+        let weight = at.normal("weight", [out_features, in_features], std)?;
+        let bias = bias.then(|| Tensor::zeros(out_features, DType::F32)).transpose()?;
+        Linear::from_values(at, weight, bias)
+    }
+
+    /// A layer with given values.
+    ///
+    /// # Errors
+    /// When the weight is not a matrix or the bias does not fit it.
+    pub fn from_values(at: &Init, weight: Tensor, bias: Option<Tensor>) -> Result<Linear> {
+        let &[out, _] = weight.shape() else {
+            return Err(Error::op("Linear", format!("weight {:?} is not a matrix", weight.shape())));
+        };
+        if let Some(bias) = &bias
+            && bias.shape() != [out]
+        {
+            return Err(Error::op("Linear", format!("bias {:?}, expected [{out}]", bias.shape())));
+        }
+        let bias = bias.map(Parameter::new).transpose()?;
+        Ok(Linear { weight: Parameter::new(weight)?, bias, scope: at.scope() })
+    }
+
+    /// x `[…, in_features]` → `[…, out_features]`.
+    ///
+    /// # Errors
+    /// When x has another width.
+    #[track_caller]
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let _scope = self.scope.enter();
+        let bias = self.bias.as_ref().map(Parameter::tensor);
+        ops::linear(x, &self.weight.tensor(), bias.as_ref())
+    }
+
+    /// The width that goes in.
+    pub fn in_features(&self) -> usize {
+        self.weight.shape()[1]
+    }
+
+    /// The width that comes out.
+    pub fn out_features(&self) -> usize {
+        self.weight.shape()[0]
+    }
+}
+
+impl Module for Linear {
+    fn visit<'a>(&'a self, v: &mut Visitor<'a, '_>) {
+        v.parameter("weight", &self.weight);
+        v.option("bias", &self.bias);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forward_is_the_affine_map_and_gradients_arrive() {
+        let w = Tensor::from_slice(&[1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0], [2, 3]).unwrap();
+        let b = Tensor::from_slice(&[0.5f32, -0.5], 2).unwrap();
+        let layer = Linear::from_values(&Init::new(0), w, Some(b)).unwrap();
+        let x = Tensor::from_slice(&[1.0f32, 0.0, -1.0], [1, 3]).unwrap();
+        let y = layer.forward(&x).unwrap();
+        assert_eq!(y.to_vec::<f32>().unwrap(), [-1.5, -2.5]);
+        y.sum_all().unwrap().backward().unwrap();
+        let dw = layer.weight.grad().unwrap().to_vec::<f32>().unwrap();
+        assert_eq!(dw, [1.0, 0.0, -1.0, 1.0, 0.0, -1.0]);
+        assert_eq!(layer.bias.as_ref().unwrap().grad().unwrap().to_vec::<f32>().unwrap(), [1.0, 1.0]);
+    }
+
+    #[test]
+    fn first_values_stay_within_pytorchs_bound() {
+        let layer = Linear::new(&Init::new(3).at("x"), 16, 64, true).unwrap();
+        let w = layer.weight.data().to_vec::<f32>().unwrap();
+        let most = w.iter().fold(0f32, |m, x| m.max(x.abs()));
+        assert!(most <= 0.25 && most > 0.24, "{most}");
+        assert!(layer.forward(&Tensor::zeros([2, 15], DType::F32).unwrap()).is_err());
+    }
+}
