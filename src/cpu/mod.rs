@@ -20,6 +20,7 @@ pub mod adamw;
 pub mod bce_with_logits;
 pub mod binary;
 pub mod cross_entropy;
+pub mod dropout;
 pub mod gemm;
 pub mod gru;
 pub mod layer_norm;
@@ -31,6 +32,7 @@ pub mod rnn;
 pub mod sgd;
 pub mod simd;
 pub mod softmax;
+pub mod strided;
 pub mod threads;
 pub mod unary;
 
