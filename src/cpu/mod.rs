@@ -17,6 +17,7 @@
 //! it has the name of the operation in [`crate::ops`] that calls it.
 
 pub mod adamw;
+pub mod attention;
 pub mod bce_with_logits;
 pub mod binary;
 pub mod cross_entropy;

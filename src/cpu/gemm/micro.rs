@@ -75,6 +75,7 @@ pub(super) fn tile_size<T: Real>() -> (usize, usize) {
 /// The pointers and strides stay within memory that is valid for reading (`a`, `b`) and writing (`c`)
 /// for m rows, n columns and k; with `b_padded` B can be read up to a whole number of vectors. Nobody
 /// else touches the elements of C meanwhile. Slices of the epilogue have at least n elements.
+#[inline(never)] // the tiles are compiled once
 pub(super) unsafe fn block<T: Real>(block: Block<'_, T>) {
     T::dispatch(Run(block));
 }

@@ -41,6 +41,7 @@ mod blocked;
 mod micro;
 mod pack;
 mod panels;
+mod serial;
 #[cfg(test)]
 mod tests;
 mod vector;
@@ -50,6 +51,7 @@ use std::any::TypeId;
 use super::simd::{Real, Shared};
 
 pub(crate) use panels::Panels;
+pub(crate) use serial::{Left, Packed, Right, Side, multiply, packed_room};
 
 /// The length of a block of k: the sums of a block are one chain of fused multiply-adds. The same for
 /// every instruction set, since it decides the bits.

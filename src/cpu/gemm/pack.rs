@@ -40,8 +40,6 @@ pub(super) fn room(lanes: usize, k: usize, width: usize) -> usize {
 /// All lanes and k of `source` can be read.
 pub(super) unsafe fn pack<T: Real>(dst: &mut [T], source: Source<T>, width: usize) {
     assert!(dst.len() >= room(source.lanes, source.k, width), "panels need more room");
-    // Overlapping whole vectors are only right while each panel is written in the order of k.
-    assert!(width <= LANES || width.is_multiple_of(LANES), "panels of {width} lanes");
     T::dispatch(Pack { dst, source, width });
 }
 
@@ -59,7 +57,6 @@ impl<T: Real> Kernel<T> for Pack<'_, T> {
         let Pack { dst, source, width } = self;
         let size = width * source.k;
         for (p, first) in (0..source.lanes).step_by(width).enumerate() {
-            // Whole vectors may reach past the panel; what comes there is written afterwards.
             let panel = &mut dst[p * size..];
             for at in (0..width).step_by(LANES) {
                 let group = Source {
@@ -67,16 +64,20 @@ impl<T: Real> Kernel<T> for Pack<'_, T> {
                     lanes: source.lanes.saturating_sub(first + at).min(width - at).min(LANES),
                     ..source
                 };
+                // A panel narrower than a vector is written with whole vectors all the same: what
+                // reaches past a row of it is written over by the next.
+                let reach = if width < LANES { LANES } else { LANES.min(width - at) };
+                let rows = Rows { panel: &mut panel[at..], width, reach };
                 // SAFETY: the group's lanes are lanes of the source, which the caller vouches for.
                 unsafe {
                     if group.lanes == 0 {
-                        fill::<V>(&mut panel[at..], source.k, width);
+                        fill::<V>(rows, source.k);
                     } else if group.lane == 1 {
-                        copy::<V>(&mut panel[at..], group, width);
+                        copy::<V>(rows, group);
                     } else if group.step == 1 {
-                        transpose::<V>(&mut panel[at..], group, width);
+                        transpose::<V>(rows, group);
                     } else {
-                        gather::<V>(&mut panel[at..], group, width);
+                        gather::<V>(rows, group);
                     }
                 }
             }
@@ -84,11 +85,32 @@ impl<T: Real> Kernel<T> for Pack<'_, T> {
     }
 }
 
+/// One vector's place in each row of a panel.
+struct Rows<'a, T> {
+    panel: &'a mut [T],
+    /// From one row to the next.
+    width: usize,
+    /// Lanes that are written.
+    reach: usize,
+}
+
+impl<T: Real> Rows<'_, T> {
+    #[inline(always)]
+    fn put<V: Vector<Elem = T>>(&mut self, k: usize, v: V) {
+        let row = &mut self.panel[k * self.width..];
+        if self.reach == LANES {
+            v.store(row);
+        } else {
+            v.store_part(&mut row[..self.reach]);
+        }
+    }
+}
+
 /// No lanes at all: zeros.
 #[inline(always)]
-fn fill<V: Vector>(dst: &mut [V::Elem], k: usize, width: usize) {
+fn fill<V: Vector>(mut rows: Rows<'_, V::Elem>, k: usize) {
     for p in 0..k {
-        V::zero().store(&mut dst[p * width..]);
+        rows.put(p, V::zero());
     }
 }
 
@@ -97,12 +119,11 @@ fn fill<V: Vector>(dst: &mut [V::Elem], k: usize, width: usize) {
 /// # Safety
 /// The group can be read.
 #[inline(always)]
-unsafe fn copy<V: Vector>(dst: &mut [V::Elem], group: Source<V::Elem>, width: usize) {
+unsafe fn copy<V: Vector>(mut rows: Rows<'_, V::Elem>, group: Source<V::Elem>) {
     for p in 0..group.k {
         let from = group.data.wrapping_add(p * group.step);
         // SAFETY: `lanes` elements lie side by side here.
-        let v = V::load_part(unsafe { std::slice::from_raw_parts(from, group.lanes) });
-        v.store(&mut dst[p * width..]);
+        rows.put(p, V::load_part(unsafe { std::slice::from_raw_parts(from, group.lanes) }));
     }
 }
 
@@ -111,7 +132,7 @@ unsafe fn copy<V: Vector>(dst: &mut [V::Elem], group: Source<V::Elem>, width: us
 /// # Safety
 /// The group can be read.
 #[inline(always)]
-unsafe fn transpose<V: Vector>(dst: &mut [V::Elem], group: Source<V::Elem>, width: usize) {
+unsafe fn transpose<V: Vector>(mut rows: Rows<'_, V::Elem>, group: Source<V::Elem>) {
     for p in (0..group.k).step_by(LANES) {
         let depth = LANES.min(group.k - p);
         let mut square = [V::zero(); LANES];
@@ -121,8 +142,8 @@ unsafe fn transpose<V: Vector>(dst: &mut [V::Elem], group: Source<V::Elem>, widt
             *row = V::load_part(unsafe { std::slice::from_raw_parts(from, depth) });
         }
         V::transpose(&mut square);
-        for (q, row) in square.iter().enumerate().take(depth) {
-            row.store(&mut dst[(p + q) * width..]);
+        for (q, &row) in square.iter().enumerate().take(depth) {
+            rows.put(p + q, row);
         }
     }
 }
@@ -132,13 +153,13 @@ unsafe fn transpose<V: Vector>(dst: &mut [V::Elem], group: Source<V::Elem>, widt
 /// # Safety
 /// The group can be read.
 #[inline(always)]
-unsafe fn gather<V: Vector>(dst: &mut [V::Elem], group: Source<V::Elem>, width: usize) {
+unsafe fn gather<V: Vector>(mut rows: Rows<'_, V::Elem>, group: Source<V::Elem>) {
     for p in 0..group.k {
         let mut lanes = [V::Elem::ZERO; LANES];
         for (lane, x) in lanes.iter_mut().enumerate().take(group.lanes) {
             // SAFETY: a lane and a k of the group.
             *x = unsafe { *group.data.add(lane * group.lane + p * group.step) };
         }
-        V::from_array(lanes).store(&mut dst[p * width..]);
+        rows.put(p, V::from_array(lanes));
     }
 }

@@ -22,6 +22,7 @@
 //!
 //! `f64`, which only checks gradients, runs through the same sources on an array of sixteen.
 
+mod heads;
 mod isa;
 pub mod math;
 mod portable;
@@ -35,6 +36,8 @@ mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 
+pub use heads::Strides;
+pub(crate) use heads::{Extent, HeadRows, Heads, for_heads};
 #[cfg(test)]
 pub(crate) use isa::at_every_level;
 pub(crate) use shared::Shared;
