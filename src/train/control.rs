@@ -42,3 +42,20 @@ impl<'a> Control<'a> {
         (self.clock)()
     }
 }
+
+/// Runs `f` inside a thread pool of its own; 0 threads means one a core. Where there are no threads it runs
+/// as it is.
+///
+/// # Errors
+/// When the threads cannot be started.
+pub fn in_pool<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> crate::Result<R> {
+    if cfg!(target_family = "wasm") {
+        return Ok(f());
+    }
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .thread_name(|i| format!("handloom-{i}"))
+        .build()
+        .map_err(|e| crate::Error::Failed(format!("cannot start {threads} threads: {e}")))?;
+    Ok(pool.install(f))
+}

@@ -16,6 +16,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::models::Inputs;
 use crate::tensor::{DType, Tensor};
 use crate::text::Tokens;
 use crate::text::rng::{Rng, shuffled};
@@ -378,6 +379,18 @@ impl Padded {
             out[n..].fill(1);
         }
         Ok(Padded { ids, token_type_ids, padding_mask, lengths })
+    }
+}
+
+impl Padded {
+    /// As a model takes it.
+    pub fn inputs(&self) -> Inputs<'_> {
+        Inputs {
+            ids: &self.ids,
+            token_type_ids: Some(&self.token_type_ids),
+            padding_mask: Some(&self.padding_mask),
+            lengths: Some(&self.lengths),
+        }
     }
 }
 

@@ -26,3 +26,35 @@
 //! | [`evaluate::run`]`(&EvaluateConfig, &mut Control)` | `Evaluation` |
 //! | [`predict::Predictor::open`]`(dir)`, `.predict(texts)` | `Vec<Prediction>` |
 //! | [`generate::Writer::open`]`(dir)`, `.write(prompt, options, on_text)` | `Generation` |
+
+mod beam;
+pub mod checkpoint;
+pub mod config;
+pub mod control;
+pub mod data;
+pub mod fsx;
+pub mod generate;
+pub mod metrics;
+mod nonfinite;
+pub mod observer;
+pub mod optim;
+pub mod pretrained;
+pub mod sampling;
+pub mod schedule;
+mod state_file;
+pub mod strategy;
+pub mod tasks;
+pub mod trainer;
+
+#[cfg(feature = "cli")]
+pub mod evaluate;
+#[cfg(feature = "cli")]
+pub mod finetune;
+#[cfg(feature = "cli")]
+pub mod predict;
+#[cfg(feature = "cli")]
+pub mod pretrain;
+
+pub use control::Control;
+pub use observer::Observer;
+pub use trainer::Trainer;

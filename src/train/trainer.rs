@@ -19,7 +19,7 @@ mod step;
 
 use super::checkpoint::{Checkpoint, RunFolder};
 use super::config::{OptimizerKind, TrainerConfig};
-use super::control::Control;
+use super::control::{Control, in_pool};
 use super::data::Cursor;
 use super::observer::{Ending, EvalRecord, Figures, Header, MemoryEstimate, TrainReport};
 use super::optim::{Algorithm, Optimizer};
@@ -76,6 +76,7 @@ pub struct Trainer<'a, 'c> {
     /// The clock's reading at which `state.elapsed` would have been 0.
     zero: f64,
     checked: bool,
+    epoch_begun: Option<u64>,
     last_eval: Option<Figures>,
 }
 
@@ -119,6 +120,7 @@ impl<'a, 'c> Trainer<'a, 'c> {
             saved_at: None,
             zero,
             checked: false,
+            epoch_begun: None,
             last_eval: None,
         })
     }
@@ -158,16 +160,7 @@ impl<'a, 'c> Trainer<'a, 'c> {
     /// [`Error::Interrupted`] when stopped from outside (a checkpoint is saved then),
     /// [`Error::Diverged`] when the numbers went wrong, and what the task or the system say.
     pub fn run(&mut self) -> Result<TrainReport> {
-        let threads = self.config.threads;
-        if cfg!(target_family = "wasm") {
-            return self.run_here();
-        }
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|i| format!("handloom-{i}"))
-            .build()
-            .map_err(|e| Error::Failed(format!("cannot start {threads} threads: {e}")))?;
-        pool.install(|| self.run_here())
+        in_pool(self.config.threads, || self.run_here())?
     }
 
     /// As [`Trainer::run`], in the thread pool that the caller is in.

@@ -8,34 +8,21 @@
 //! Along lanes ([`Sampling::Lanes`]) a recurrent state is carried from batch to batch; gradients stop at
 //! the border (truncated back-propagation through time).
 
+use super::masking::{MASK, Masking};
 use super::{Loss, Metric, Task};
 use crate::autograd::no_grad;
 use crate::error::{Error, Result};
-use crate::models::{Inputs, LanguageModel, ModelConfig, State};
+use crate::models::{Inputs, LanguageModel, ModelConfig, Purpose, State};
 use crate::nn::Module;
 use crate::ops::{CrossEntropy, cross_entropy};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::Tensor;
 use crate::text::rng::Rng;
 use crate::text::Tokens;
+use crate::text::hash::hash_bytes;
 use crate::train::data::{Cursor, EvalWindows, LmBatches, Sampling};
 use crate::train::metrics;
 use crate::train::observer::{Figures, Header};
-use crate::train::pretrained::Extras;
-
-/// How tokens are hidden from an encoder.
-#[derive(Clone, Debug)]
-pub struct Masking {
-    /// The share of tokens that is chosen.
-    pub probability: f64,
-    /// The id of `[MASK]`.
-    pub mask_id: u32,
-    /// The ids that start and end a window, `[CLS]` and `[SEP]`.
-    pub frame: Option<(u32, u32)>,
-    /// For each id of the vocabulary, whether it is special and never chosen.
-    pub special: Vec<bool>,
-    /// For each id, whether it goes on with the word before it (`##ing`): then whole words are chosen.
-    pub continues: Option<Vec<bool>>,
-}
+use crate::train::pretrained::{self, Extras};
 
 /// What a sample is made with while the model learns.
 pub type Sampler = Box<dyn FnMut(&dyn LanguageModel) -> Result<String> + Send>;
@@ -56,8 +43,6 @@ pub struct LmTask {
     extras: Extras,
 }
 
-const MASK: u64 = 0x4D41_534B;
-
 impl LmTask {
     /// Trains `model` on `train` and evaluates on `valid` (windows of the same length). `masking` is for
     /// encoders, and they need it.
@@ -65,7 +50,7 @@ impl LmTask {
     /// # Errors
     /// [`Error::Usage`] when model, sampling and masking do not go together.
     pub fn new(
-        model: Box<dyn LanguageModel>,
+        mut model: Box<dyn LanguageModel>,
         train: LmBatches,
         valid: Option<Tokens>,
         masking: Option<Masking>,
@@ -99,10 +84,7 @@ impl LmTask {
                 model.config().vocab_size()
             )));
         }
-        // What the loss does not reach is not trained: an encoder's pooler.
-        if is_bert {
-            model.set_requires_grad(false, &mut |name| name.contains("pooler."));
-        }
+        model.prepare_for(Purpose::LanguageModel);
         let valid_bytes = valid.as_ref().map_or(0, Tokens::source_bytes);
         let valid = match valid {
             Some(tokens) => Some(EvalWindows::new(tokens, train.batch().max(16), train.context())?),
@@ -148,69 +130,81 @@ impl LmTask {
     fn carries(&self) -> bool {
         self.train.sampling() == Sampling::Lanes
     }
+}
 
-    /// The loss over masked windows; `targets` are the ids themselves. Gives loss and count.
-    fn masked_loss(
-        &self,
-        masking: &Masking,
-        ids: &Tensor,
-        smoothing: f64,
-        seed: u64,
-        first: u64,
-    ) -> Result<(Tensor, u64)> {
-        let window = masking.apply(ids, self.model.config().vocab_size(), seed, first)?;
-        let hidden = self.model.hidden(&Inputs::new(&window.ids))?;
-        let width = hidden.size(-1)?;
-        let rows = hidden.reshape([hidden.numel() / width, width])?;
-        let logits = self.model.logits(&rows.index_select(0, &window.places)?)?;
-        let options = CrossEntropy { label_smoothing: smoothing, ..CrossEntropy::default() };
-        let count = window.targets.numel() as u64;
-        Ok((cross_entropy(&logits, &window.targets, &options)?, count))
-    }
+/// The loss over masked windows of `ids`, and over how many tokens it is the mean. Logits are computed for the
+/// masked places alone.
+fn masked_loss(
+    model: &dyn LanguageModel,
+    masking: &Masking,
+    ids: &Tensor,
+    smoothing: f64,
+    seed: u64,
+    first: u64,
+) -> Result<(Tensor, u64)> {
+    let gaps = masking.apply(ids, model.config().vocab_size(), seed, first)?;
+    let hidden = model.hidden(&Inputs::new(&gaps.ids))?;
+    let width = hidden.size(-1)?;
+    let rows = hidden.reshape([hidden.numel() / width, width])?;
+    let logits = model.logits(&rows.index_select(0, &gaps.places)?)?;
+    let options = CrossEntropy { label_smoothing: smoothing, ..CrossEntropy::default() };
+    let count = gaps.targets.numel() as u64;
+    Ok((cross_entropy(&logits, &gaps.targets, &options)?, count))
+}
 
-    /// Mean losses of one evaluation batch after the other, each with its count of targets.
-    fn each_eval_batch(
-        &self,
-        windows: &EvalWindows,
-        progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<(f64, u64)> {
-        let options = CrossEntropy::default();
-        let (mut sum, mut count) = (0.0, 0);
-        let mut add = |loss: Tensor, n: u64| -> Result<()> {
-            sum += loss.item()? * n as f64;
-            count += n;
-            progress(count, windows.targets());
-            Ok(())
-        };
-        if self.carries() {
-            for chunk in windows.lanes() {
-                let mut state = self.model.new_state(chunk.rows)?;
-                for i in 0..chunk.batches {
-                    let (inputs, targets) = windows.lane_batch(&chunk, i)?;
-                    let hidden = self.model.hidden_with_state(&inputs, &mut state)?;
-                    let logits = self.model.logits(&hidden)?;
-                    add(cross_entropy(&logits, &targets, &options)?, targets.numel() as u64)?;
+/// Evaluates a model on all windows: the summed loss in nats and the number of targets. A recurrent model
+/// reads lanes and carries its state (`carry`); an encoder fills the gaps that `masking` makes, the same ones
+/// every time.
+///
+/// # Errors
+/// When the forward pass fails.
+pub fn evaluate(
+    model: &dyn LanguageModel,
+    windows: &EvalWindows,
+    carry: bool,
+    masking: Option<&Masking>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(f64, u64)> {
+    let options = CrossEntropy::default();
+    let (mut sum, mut count, mut seen) = (0.0, 0, 0);
+    let mut add = |loss: Tensor, n: u64, read: usize| -> Result<()> {
+        sum += loss.item()? * n as f64;
+        count += n;
+        seen += read as u64;
+        progress(seen, windows.targets());
+        Ok(())
+    };
+    no_grad(|| -> Result<()> {
+        if carry {
+            for lanes in windows.lanes() {
+                let mut state = model.new_state(lanes.rows)?;
+                for i in 0..lanes.batches {
+                    let (inputs, targets) = windows.lane_batch(&lanes, i)?;
+                    let logits = model.logits(&model.hidden_with_state(&inputs, &mut state)?)?;
+                    let n = targets.numel();
+                    add(cross_entropy(&logits, &targets, &options)?, n as u64, n)?;
                 }
             }
-            return Ok((sum, count));
+            return Ok(());
         }
         for i in 0..windows.batches() {
             let (inputs, targets) = windows.get(i)?;
-            match &self.masking {
-                // The same places in every evaluation: the seed of the masks is fixed.
+            let read = targets.numel();
+            match masking {
                 Some(masking) => {
                     let first = (i * windows.batch()) as u64;
-                    let (loss, n) = self.masked_loss(masking, &inputs, 0.0, MASK, first)?;
-                    add(loss, n)?;
+                    let (loss, n) = masked_loss(model, masking, &inputs, 0.0, MASK, first)?;
+                    add(loss, n, read)?;
                 }
                 None => {
-                    let logits = self.model.logits(&self.model.hidden(&Inputs::new(&inputs))?)?;
-                    add(cross_entropy(&logits, &targets, &options)?, targets.numel() as u64)?;
+                    let logits = model.logits(&model.hidden(&Inputs::new(&inputs))?)?;
+                    add(cross_entropy(&logits, &targets, &options)?, read as u64, read)?;
                 }
             }
         }
-        Ok((sum, count))
-    }
+        Ok(())
+    })?;
+    Ok((sum, count))
 }
 
 /// The figures of a language model from its summed loss in nats over `count` targets.
@@ -240,8 +234,9 @@ impl Task for LmTask {
         if let Some(masking) = &self.masking {
             let seed = Rng::new(self.seed ^ MASK, at.epoch).bits();
             let first = at.index * self.train.batch() as u64;
+            let smoothing = self.label_smoothing;
             let (loss, count) =
-                self.masked_loss(masking, &inputs, self.label_smoothing, seed, first)?;
+                masked_loss(self.model.as_ref(), masking, &inputs, smoothing, seed, first)?;
             return Ok(Loss { loss, count, tokens });
         }
         let hidden = if self.carries() {
@@ -250,7 +245,7 @@ impl Task for LmTask {
                 _ => self.model.new_state(self.train.batch())?,
             };
             let hidden = self.model.hidden_with_state(&inputs, &mut state)?;
-            self.state = Some(state.detach());
+            self.state = Some(state);
             hidden
         } else {
             self.model.hidden(&Inputs::new(&inputs))?
@@ -272,14 +267,14 @@ impl Task for LmTask {
     }
 
     fn carried(&self) -> Vec<(String, Tensor)> {
-        self.state.as_ref().map_or(Vec::new(), State::named_tensors)
+        self.state.as_ref().map_or(Vec::new(), State::tensors)
     }
 
     fn restore_carried(&mut self, carried: &[(String, Tensor)]) -> Result<()> {
         self.state = None;
         if self.carries() && !carried.is_empty() {
             let mut state = self.model.new_state(self.train.batch())?;
-            state.load_named(carried)?;
+            state.restore(carried, self.train.context())?;
             self.state = Some(state);
         }
         Ok(())
@@ -287,7 +282,8 @@ impl Task for LmTask {
 
     fn evaluate(&mut self, progress: &mut dyn FnMut(u64, u64)) -> Result<Option<Figures>> {
         let Some(windows) = &self.valid else { return Ok(None) };
-        let (sum, count) = no_grad(|| self.each_eval_batch(windows, progress))?;
+        let (model, carry) = (self.model.as_ref(), self.carries());
+        let (sum, count) = evaluate(model, windows, carry, self.masking.as_ref(), progress)?;
         let bytes = self.masking.is_none().then_some(self.valid_bytes);
         Ok(Some(lm_figures(sum, count, bytes)))
     }
@@ -306,6 +302,20 @@ impl Task for LmTask {
     fn forward_flops_per_token(&self) -> u64 {
         let (batch, context) = (self.train.batch(), self.train.context());
         self.model.forward_flops(batch, context) / (batch * context).max(1) as u64
+    }
+
+    fn fingerprint(&self) -> u64 {
+        // Up to 64 K ids from all over the text, and how the text is cut.
+        let tokens = self.train.tokens();
+        let shape = [tokens.len(), self.train.batch(), self.train.context()];
+        let mut all: Vec<u8> = shape.iter().flat_map(|&n| (n as u64).to_le_bytes()).collect();
+        let stride = (tokens.len() >> 16).max(1);
+        let mut id = [0u32];
+        for at in (0..tokens.len()).step_by(stride) {
+            tokens.copy_to(at, &mut id);
+            all.extend_from_slice(&id[0].to_le_bytes());
+        }
+        hash_bytes(&all)
     }
 
     fn describe(&self, header: &mut Header) {
@@ -328,11 +338,11 @@ impl Task for LmTask {
 
     fn write_folder(&self, write: &mut dyn FnMut(&str, &[u8]) -> Result<()>) -> Result<()> {
         self.extras.write(write)?;
-        crate::train::pretrained::write_model(self.model(), self.model.config(), write)
+        pretrained::write_model(&self.model, self.model.config(), write)
     }
 
     fn read_folder(&mut self, read: &dyn Fn(&str) -> Result<Vec<u8>>) -> Result<()> {
-        crate::train::pretrained::read_model(&self.model, self.model.config(), read)
+        pretrained::read_weights(&self.model, self.model.config(), read)
     }
 }
 
@@ -343,146 +353,4 @@ pub fn activation_bytes(config: &ModelConfig, batch: u64, context: u64) -> u64 {
     let per_token =
         vectors * (config.num_layers() * config.hidden_size()) as u64 + 2 * config.vocab_size() as u64;
     4 * batch * context * per_token
-}
-
-/// A batch with gaps.
-struct Gaps {
-    /// `[B, T]`, with gaps.
-    ids: Tensor,
-    /// The gaps, as places in the batch seen as one row; `[N]`.
-    places: Tensor,
-    /// What stood there; `[N]`.
-    targets: Tensor,
-}
-
-impl Masking {
-    /// Hides tokens of `ids` `[B, T]`. Row r draws from stream `first + r` of `seed`. Each row gets at
-    /// least one gap if it has a token that may be hidden.
-    fn apply(&self, ids: &Tensor, vocab_size: usize, seed: u64, first: u64) -> Result<Gaps> {
-        let width = ids.size(-1)?;
-        let extra = if self.frame.is_some() { 2 } else { 0 };
-        let rows = ids.numel() / width;
-        let mut shown = Tensor::empty([rows, width + extra], DType::U32)?;
-        let (mut places, mut targets) = (Vec::new(), Vec::new());
-        let source = ids.as_slice::<u32>()?.chunks(width);
-        let out = shown.make_mut::<u32>()?.chunks_mut(width + extra);
-        for (r, (source, out)) in source.zip(out).enumerate() {
-            let inner = match self.frame {
-                Some((start, end)) => {
-                    (out[0], out[width + 1]) = (start, end);
-                    &mut out[1..=width]
-                }
-                None => out,
-            };
-            inner.copy_from_slice(source);
-            let mut rng = Rng::new(seed, first + r as u64);
-            let base = r * (width + extra) + extra / 2;
-            for i in self.choose(source, &mut rng) {
-                places.push((base + i) as u32);
-                targets.push(source[i]);
-                let draw = rng.below(10);
-                if draw < 8 {
-                    inner[i] = self.mask_id;
-                } else if draw == 8 {
-                    inner[i] = rng.below(vocab_size) as u32;
-                }
-            }
-        }
-        if places.is_empty() {
-            return Err(Error::Data(
-                "a batch holds nothing but special tokens; there is nothing to mask".into(),
-            ));
-        }
-        Ok(Gaps {
-            ids: shown,
-            places: Tensor::from_slice(&places, places.len())?,
-            targets: Tensor::from_slice(&targets, targets.len())?,
-        })
-    }
-
-    /// The places of one row to hide, in order.
-    fn choose(&self, row: &[u32], rng: &mut Rng) -> Vec<usize> {
-        let is_special = |id: u32| self.special.get(id as usize).copied().unwrap_or(false);
-        let threshold = (self.probability * (1u64 << 32) as f64) as usize;
-        // The words: the first place of each, and how long it is.
-        let mut words: Vec<(usize, usize)> = Vec::new();
-        for (i, &id) in row.iter().enumerate() {
-            let continues = self
-                .continues
-                .as_ref()
-                .is_some_and(|list| list.get(id as usize).copied().unwrap_or(false));
-            match words.last_mut() {
-                Some((start, len)) if continues && *start + *len == i => *len += 1,
-                _ if is_special(id) => {}
-                _ => words.push((i, 1)),
-            }
-        }
-        let chosen: Vec<(usize, usize)> =
-            words.iter().copied().filter(|_| rng.below(1 << 32) < threshold).collect();
-        let chosen = match (chosen.is_empty(), words.is_empty()) {
-            (true, false) => vec![words[rng.below(words.len())]],
-            _ => chosen,
-        };
-        chosen.into_iter().flat_map(|(start, len)| start..start + len).collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn gaps_follow_the_recipe() {
-        let mut special = vec![false; 1000];
-        special[0] = true;
-        let masking = Masking {
-            probability: 0.15,
-            mask_id: 4,
-            frame: Some((1, 2)),
-            special,
-            continues: None,
-        };
-        let mut source: Vec<u32> = (0..20_000).map(|i| 10 + i % 900).collect();
-        source[7] = 0;
-        let ids = Tensor::from_slice(&source, [200, 100]).unwrap();
-        let gaps = masking.apply(&ids, 1000, 3, 0).unwrap();
-        let shown = gaps.ids.to_vec::<u32>().unwrap();
-        let places = gaps.places.to_vec::<u32>().unwrap();
-        let targets = gaps.targets.to_vec::<u32>().unwrap();
-        assert_eq!(gaps.ids.shape(), [200, 102]);
-        assert!(shown.chunks(102).all(|row| row[0] == 1 && row[101] == 2));
-        assert!(!targets.contains(&0), "special tokens stay");
-        let share = places.len() as f64 / 20_000.0;
-        assert!((share - 0.15).abs() < 0.01, "{share}");
-        let masked = places.iter().filter(|&&p| shown[p as usize] == 4).count();
-        let kept = places.iter().zip(&targets).filter(|&(&p, &t)| shown[p as usize] == t).count();
-        assert!((masked as f64 / places.len() as f64 - 0.8).abs() < 0.03);
-        assert!((kept as f64 / places.len() as f64 - 0.1).abs() < 0.03);
-        // Another seed, other gaps; the same seed, the same.
-        let again = masking.apply(&ids, 1000, 3, 0).unwrap().places.to_vec::<u32>().unwrap();
-        assert_eq!(again, places);
-        assert_ne!(masking.apply(&ids, 1000, 4, 0).unwrap().places.to_vec::<u32>().unwrap(), places);
-    }
-
-    #[test]
-    fn whole_words_fall_together() {
-        let mut continues = vec![false; 10];
-        continues[9] = true;
-        let masking = Masking {
-            probability: 0.3,
-            mask_id: 1,
-            frame: None,
-            special: vec![false; 10],
-            continues: Some(continues),
-        };
-        let row = [5, 9, 9, 6, 7, 9];
-        for seed in 0..50 {
-            let chosen = masking.choose(&row, &mut Rng::new(seed, 0));
-            assert!(!chosen.is_empty());
-            for group in [[0, 1, 2].as_slice(), &[4, 5]] {
-                let n = group.iter().filter(|&i| chosen.contains(i)).count();
-                assert!(n == 0 || n == group.len(), "{chosen:?}");
-            }
-        }
-    }
 }

@@ -6,6 +6,7 @@
 
 pub mod classify;
 pub mod lm;
+pub mod masking;
 
 use crate::error::Result;
 use crate::nn::Module;
@@ -112,6 +113,9 @@ pub trait Task: Send {
     fn forward_flops_per_token(&self) -> u64 {
         0
     }
+
+    /// A hash of the training data, so that a run is not resumed on other data.
+    fn fingerprint(&self) -> u64;
 
     /// Adds title, model and data to what is shown before the first step.
     fn describe(&self, header: &mut Header);

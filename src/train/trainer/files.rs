@@ -42,6 +42,13 @@ impl Trainer<'_, '_> {
         let state: State = serde_json::from_value(saved["state"].clone()).map_err(damaged)?;
         let steps: Vec<u64> =
             serde_json::from_value(saved["optimizer_steps"].clone()).map_err(damaged)?;
+        if saved["data"] != json!(format!("{:016x}", self.task.fingerprint())) {
+            return Err(Error::Data(format!(
+                "{}: the training data or its batches are not those that the run began with; go on \
+                 with the same files, or start a new run",
+                checkpoint.dir().display()
+            )));
+        }
         self.task.read_folder(&|name| checkpoint.read(name))?;
         let moments = state_file::from_bytes(&checkpoint.read("optimizer.safetensors")?)?;
         self.optimizer.load_state_dict(self.task.module(), moments.into_iter().collect(), &steps)?;
@@ -63,6 +70,7 @@ impl Trainer<'_, '_> {
             "state": self.state,
             "optimizer_steps": self.optimizer.steps(),
             "log_len": run.log_len(),
+            "data": format!("{:016x}", self.task.fingerprint()),
             "command": self.command,
         });
         let (task, optimizer) = (&*self.task, &self.optimizer);

@@ -35,8 +35,9 @@ impl Trainer<'_, '_> {
     pub fn step(&mut self) -> Result<StepRecord> {
         let started = self.elapsed();
         let lr = self.schedule.learning_rate(self.state.step, started);
-        if self.state.cursor.index == 0 || !self.checked {
+        if self.epoch_begun != Some(self.state.cursor.epoch) {
             self.task.begin_epoch(self.state.cursor.epoch);
+            self.epoch_begun = Some(self.state.cursor.epoch);
         }
         self.task.begin_step();
         match self.attempt(lr)? {

@@ -1,0 +1,320 @@
+//! Writing text, one token at a time.
+//!
+//! A [`Reader`] feeds tokens into a model and gives the scores of the next one. It keeps what the model
+//! remembers (keys and values of a gpt, the state of a recurrent network), so a new token costs one position.
+//! When a gpt's context is full, the last half of the text is read again and the writing goes on from there.
+//!
+//! [`write_ids`] draws tokens until there are enough, the text has ended or somebody stops it.
+//! [`Writer`] does this for text: it streams whole characters, and holds back what may be the beginning
+//! of a stop text.
+
+use crate::autograd::no_grad;
+use crate::error::{Error, Result};
+use crate::models::{LanguageModel, ModelConfig, State};
+use crate::tensor::Tensor;
+
+pub use super::sampling::GenerateOptions;
+use super::sampling::choose;
+
+/// Reads tokens and predicts the next one.
+pub struct Reader<'m> {
+    model: &'m dyn LanguageModel,
+    state: State,
+    /// Everything read so far, the part that the model has forgotten included.
+    history: Vec<u32>,
+}
+
+impl<'m> Reader<'m> {
+    /// A reader that has read nothing.
+    ///
+    /// # Errors
+    /// For a model that reads in both directions and cannot write.
+    pub fn new(model: &'m dyn LanguageModel) -> Result<Reader<'m>> {
+        check_writes(model)?;
+        Ok(Reader { model, state: model.new_state(1)?, history: Vec::new() })
+    }
+
+    /// Everything read so far.
+    pub fn history(&self) -> &[u32] {
+        &self.history
+    }
+
+    /// Reads `ids` (at least one) and gives the scores of the token after them, `[V]`.
+    ///
+    /// # Errors
+    /// When an id is beyond the vocabulary.
+    pub fn read(&mut self, ids: &[u32]) -> Result<Vec<f32>> {
+        self.history.extend_from_slice(ids);
+        let fresh = match self.state.room() {
+            Some(room) if ids.len() > room => {
+                let context = self.state.len() + room;
+                self.state = self.model.new_state(1)?;
+                &self.history[self.history.len().saturating_sub((context / 2).max(1))..]
+            }
+            _ => ids,
+        };
+        let input = Tensor::from_slice(fresh, [1, fresh.len()])?;
+        let logits = no_grad(|| self.model.next_logits(&input, &mut self.state))?;
+        logits.to_vec::<f32>()
+    }
+}
+
+/// Refuses models that cannot write.
+pub(super) fn check_writes(model: &dyn LanguageModel) -> Result<()> {
+    match model.config() {
+        ModelConfig::Bert(_) => Err(Error::Usage(
+            "a bert reads in both directions and cannot write text; use a gpt, rnn, lstm or gru".into(),
+        )),
+        ModelConfig::Rnn(config) if config.bidirectional => {
+            Err(Error::Usage("a bidirectional recurrent model cannot write text".into()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Why a text ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Finish {
+    /// `max_new_tokens` are written.
+    Length,
+    /// The model wrote the end-of-text token.
+    EndOfText,
+    /// A stop text came up.
+    Stop,
+}
+
+/// Writes tokens after `prompt` (at least one token). `row` tells several texts under one seed apart.
+/// `on_token` hears each token and says whether to go on. The end-of-text token `eos` is not reported.
+///
+/// # Errors
+/// When the prompt is empty, an id is beyond the vocabulary, or the options make no sense.
+pub fn write_ids(
+    model: &dyn LanguageModel,
+    prompt: &[u32],
+    options: &GenerateOptions,
+    row: u64,
+    eos: Option<u32>,
+    on_token: &mut dyn FnMut(u32) -> Result<bool>,
+) -> Result<Finish> {
+    options.validate()?;
+    if prompt.is_empty() {
+        return Err(Error::Usage("there is no token to begin from; give a --prompt".into()));
+    }
+    if options.num_beams > 1 {
+        let (ids, finish) = super::beam::search(model, prompt, options, eos)?;
+        for id in ids {
+            if !on_token(id)? {
+                return Ok(Finish::Stop);
+            }
+        }
+        return Ok(finish);
+    }
+    let mut reader = Reader::new(model)?;
+    if options.max_new_tokens == 0 {
+        return Ok(Finish::Length);
+    }
+    let mut logits = reader.read(prompt)?;
+    for n in 0..options.max_new_tokens {
+        let id = choose(&mut logits, reader.history(), options, row, n as u64);
+        if Some(id) == eos {
+            return Ok(Finish::EndOfText);
+        }
+        if !on_token(id)? {
+            return Ok(Finish::Stop);
+        }
+        if n + 1 < options.max_new_tokens {
+            logits = reader.read(&[id])?;
+        }
+    }
+    Ok(Finish::Length)
+}
+
+/// Watches a stream of text for stop texts. What may be the beginning of one is held back.
+#[derive(Clone, Debug)]
+pub struct StopWatch<'a> {
+    stops: &'a [String],
+    held: String,
+}
+
+impl<'a> StopWatch<'a> {
+    /// Watches for any of `stops`.
+    pub fn new(stops: &'a [String]) -> StopWatch<'a> {
+        StopWatch { stops, held: String::new() }
+    }
+
+    /// Takes in more text; gives what can be shown now, and whether a stop text has come.
+    pub fn push(&mut self, text: &str) -> (String, bool) {
+        self.held.push_str(text);
+        let first = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min();
+        if let Some(at) = first {
+            self.held.truncate(at);
+            return (std::mem::take(&mut self.held), true);
+        }
+        // The longest end of the text that some stop text begins with.
+        let starts = |&i: &usize| {
+            let tail = &self.held[i..];
+            self.stops.iter().any(|stop| stop.starts_with(tail))
+        };
+        let hold = self.held.char_indices().map(|(i, _)| i).find(starts);
+        let rest = self.held.split_off(hold.unwrap_or(self.held.len()));
+        (std::mem::replace(&mut self.held, rest), false)
+    }
+
+    /// What was held back when the text ends without a stop text.
+    pub fn finish(&mut self) -> String {
+        std::mem::take(&mut self.held)
+    }
+}
+
+#[cfg(feature = "cli")]
+pub use with_tokenizer::{Generation, Writer, write_text};
+
+#[cfg(feature = "cli")]
+mod with_tokenizer {
+    use std::path::Path;
+
+    use super::*;
+    use crate::text::Tokenizer;
+    use crate::train::pretrained;
+
+    /// A text that a model has written.
+    #[derive(Clone, Debug, serde::Serialize)]
+    pub struct Generation {
+        /// What it began from.
+        pub prompt: String,
+        /// What the model wrote after it.
+        pub text: String,
+        /// How many tokens that is.
+        pub tokens: usize,
+        /// Why it ends.
+        pub finish: Finish,
+    }
+
+    /// A model folder opened for writing text.
+    pub struct Writer {
+        model: Box<dyn LanguageModel>,
+        tokenizer: Tokenizer,
+    }
+
+    impl Writer {
+        /// Opens a model folder, or the best model of a run folder.
+        ///
+        /// # Errors
+        /// When there is no such model, or it cannot write.
+        pub fn open(path: &Path) -> Result<Writer> {
+            let (model, tokenizer) = pretrained::open_language_model(path)?;
+            check_writes(model.as_ref())?;
+            Ok(Writer { model, tokenizer })
+        }
+
+        /// A writer from its parts.
+        pub fn new(model: Box<dyn LanguageModel>, tokenizer: Tokenizer) -> Writer {
+            Writer { model, tokenizer }
+        }
+
+        /// The model.
+        pub fn model(&self) -> &dyn LanguageModel {
+            self.model.as_ref()
+        }
+
+        /// Writes on after `prompt`. `on_text` hears whole characters as they come.
+        ///
+        /// # Errors
+        /// When the prompt cannot be tokenised or the options make no sense.
+        pub fn write(
+            &self,
+            prompt: &str,
+            options: &GenerateOptions,
+            on_text: &mut dyn FnMut(&str),
+        ) -> Result<Generation> {
+            write_text(self.model.as_ref(), &self.tokenizer, prompt, options, 0, on_text)
+        }
+
+        /// Writes one text after each prompt; text i draws from stream i of the seed.
+        ///
+        /// # Errors
+        /// As [`Writer::write`].
+        pub fn write_batch(
+            &self,
+            prompts: &[String],
+            options: &GenerateOptions,
+        ) -> Result<Vec<Generation>> {
+            let one = |(row, prompt): (usize, &String)| {
+                let (model, row) = (self.model.as_ref(), row as u64);
+                write_text(model, &self.tokenizer, prompt, options, row, &mut |_| {})
+            };
+            prompts.iter().enumerate().map(one).collect()
+        }
+    }
+
+    /// Writes on after `prompt` with a model and its tokenizer.
+    ///
+    /// # Errors
+    /// As [`Writer::write`].
+    pub fn write_text(
+        model: &dyn LanguageModel,
+        tokenizer: &Tokenizer,
+        prompt: &str,
+        options: &GenerateOptions,
+        row: u64,
+        on_text: &mut dyn FnMut(&str),
+    ) -> Result<Generation> {
+        let mut ids = tokenizer.encode(prompt)?;
+        if ids.is_empty() {
+            // Begin as after the end of a text, or of a line.
+            ids.push(tokenizer.eos_id().or_else(|| tokenizer.token_to_id("\n")).unwrap_or(0));
+        }
+        let (mut text, mut tokens) = (String::new(), 0);
+        let mut decoder = tokenizer.decode_stream();
+        let mut watch = StopWatch::new(&options.stop);
+        let mut show = |piece: &str| {
+            if !piece.is_empty() {
+                text.push_str(piece);
+                on_text(piece);
+            }
+        };
+        let finish = write_ids(model, &ids, options, row, tokenizer.eos_id(), &mut |id| {
+            tokens += 1;
+            let (piece, stop) = watch.push(&decoder.push(id)?);
+            show(&piece);
+            Ok(!stop)
+        })?;
+        if finish != Finish::Stop {
+            let (piece, _) = watch.push(&decoder.finish());
+            show(&piece);
+            show(&watch.finish());
+        }
+        Ok(Generation { prompt: prompt.to_owned(), text, tokens, finish })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stop_texts_are_never_shown_not_even_in_part() {
+        let stops = ["\n\n".to_owned(), "END".to_owned()];
+        let run = |pieces: &[&str]| {
+            let mut watch = StopWatch::new(&stops);
+            let mut shown = Vec::new();
+            for piece in pieces {
+                let (text, stop) = watch.push(piece);
+                shown.push(text);
+                if stop {
+                    return (shown.concat(), true);
+                }
+            }
+            shown.push(watch.finish());
+            (shown.concat(), false)
+        };
+        assert_eq!(run(&["ab\n", "\ncd"]), ("ab".into(), true));
+        assert_eq!(run(&["a\n", "b"]), ("a\nb".into(), false));
+        assert_eq!(run(&["x E", "N", "D y"]), ("x ".into(), true));
+        assert_eq!(run(&["x E", "N", "d y"]), ("x ENd y".into(), false));
+        assert_eq!(run(&["ÄEND"]), ("Ä".into(), true));
+        let mut watch = StopWatch::new(&stops);
+        assert_eq!(watch.push("abE"), ("ab".into(), false), "E may begin END");
+    }
+}

@@ -1,0 +1,484 @@
+//! Pretraining: from text files to a language model.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::checkpoint::{self, RunFolder};
+use super::config::{self, TrainerConfig};
+use super::control::{Control, in_pool};
+use super::data::{LmBatches, Sampling};
+use super::generate::write_text;
+use super::observer::TrainReport;
+use super::pretrained::{self, Extras, TOKENIZER};
+use super::sampling::GenerateOptions;
+use super::tasks::lm::LmTask;
+use super::tasks::masking::Masking;
+use super::trainer::Trainer;
+use crate::error::{Error, Result};
+use crate::models::{self, LanguageModel, ModelConfig};
+use crate::text::{Encoding, TokenFile, Tokenizer, TokenizerKind, Tokens, TrainOptions};
+
+/// Sizes of a model that differ from its named size.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ModelShape {
+    /// Layers.
+    pub num_hidden_layers: Option<usize>,
+    /// Attention heads.
+    pub num_attention_heads: Option<usize>,
+    /// Width; of recurrent models also the width of the embeddings.
+    pub hidden_size: Option<usize>,
+    /// Dropout, everywhere the model has it.
+    pub dropout: Option<f64>,
+    /// The longest context in tokens.
+    pub context_length: Option<usize>,
+}
+
+impl ModelShape {
+    /// The configuration of `model` in `size` with these changes.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when there is no such model or size, or the numbers make no model.
+    pub fn config(&self, model: &str, size: &str, vocab_size: usize) -> Result<ModelConfig> {
+        let (context, dropout) = (self.context_length, self.dropout);
+        let mut config = ModelConfig::preset(model, size, vocab_size, context, dropout)?;
+        match &mut config {
+            ModelConfig::Gpt(c) => {
+                c.n_layer = self.num_hidden_layers.unwrap_or(c.n_layer);
+                c.n_head = self.num_attention_heads.unwrap_or(c.n_head);
+                c.n_embd = self.hidden_size.unwrap_or(c.n_embd);
+            }
+            ModelConfig::Bert(c) => {
+                c.num_hidden_layers = self.num_hidden_layers.unwrap_or(c.num_hidden_layers);
+                c.num_attention_heads = self.num_attention_heads.unwrap_or(c.num_attention_heads);
+                if let Some(width) = self.hidden_size {
+                    (c.hidden_size, c.intermediate_size) = (width, width.saturating_mul(4));
+                }
+            }
+            ModelConfig::Rnn(c) => {
+                c.num_layers = self.num_hidden_layers.unwrap_or(c.num_layers);
+                if self.num_attention_heads.is_some() {
+                    return Err(Error::Usage(format!(
+                        "--num-attention-heads: {model} is recurrent and has no attention"
+                    )));
+                }
+                if let Some(width) = self.hidden_size {
+                    (c.hidden_size, c.embedding_size) = (width, width);
+                }
+            }
+        }
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+/// Everything about a pretraining run; the fields are the flags.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PretrainConfig {
+    /// `gpt`, `bert`, `rnn`, `lstm` or `gru`.
+    pub model: String,
+    /// The size by name.
+    pub size: String,
+    /// Changes to the size.
+    #[serde(flatten)]
+    pub shape: ModelShape,
+    /// A model or run folder to go on from, with its tokenizer; `model` and `size` do not count then.
+    pub from: Option<PathBuf>,
+    /// Text files, or token files made with the same tokenizer.
+    pub train: Vec<PathBuf>,
+    /// Text files to validate on.
+    pub validation: Vec<PathBuf>,
+    /// Where `validation` is empty: the share at the end of the text that is kept for it; 0: none.
+    pub validation_fraction: f64,
+    /// `char`, `bpe:4096`, `wordpiece:8000` or the path of a `tokenizer.json`; by default `char`, and
+    /// `wordpiece:8000` for bert.
+    pub tokenizer: Option<String>,
+    /// `utf8` or `latin1`.
+    pub encoding: String,
+    /// The run folder.
+    pub out: PathBuf,
+    /// `random`, `shuffled` or `lanes`; by default `random`, and `lanes` for recurrent models.
+    pub sampling: Option<Sampling>,
+    /// bert: the share of tokens to be hidden.
+    pub mlm_probability: f64,
+    /// bert: hide whole words.
+    pub whole_word_mask: bool,
+    /// What samples begin with; without it they begin like a new text.
+    pub sample_prompt: String,
+    /// Tokens of a sample after each evaluation; 0: no samples.
+    pub sample_length: usize,
+    /// How to train.
+    #[serde(flatten)]
+    pub trainer: TrainerConfig,
+}
+
+impl Default for PretrainConfig {
+    fn default() -> PretrainConfig {
+        PretrainConfig {
+            model: "gpt".into(),
+            size: "nano".into(),
+            shape: ModelShape::default(),
+            from: None,
+            train: Vec::new(),
+            validation: Vec::new(),
+            validation_fraction: 0.1,
+            tokenizer: None,
+            encoding: "utf8".into(),
+            out: "runs/pretrain".into(),
+            sampling: None,
+            mlm_probability: 0.15,
+            whole_word_mask: false,
+            sample_prompt: String::new(),
+            sample_length: 200,
+            trainer: TrainerConfig::pretraining(),
+        }
+    }
+}
+
+/// What a pretraining run came to.
+#[derive(Clone, Debug)]
+pub struct PretrainReport {
+    /// Steps, time and figures.
+    pub train: TrainReport,
+    /// The folder of the best model.
+    pub model: PathBuf,
+    /// How many parameters the model has.
+    pub parameters: usize,
+}
+
+/// Text that is longer than this many bytes is tokenised into a file and mapped, not held in memory.
+const IN_MEMORY: u64 = 256 << 20;
+
+/// Runs a new pretraining.
+///
+/// # Errors
+/// [`Error::Usage`] and [`Error::Data`] before anything is written when configuration or data make no
+/// sense; else as [`Trainer::run`].
+pub fn run(config: &PretrainConfig, control: &mut Control<'_>) -> Result<PretrainReport> {
+    in_pool(config.trainer.threads, || Job::prepare(config, control, None)?.train(control))?
+}
+
+/// Goes on with the run in `dir`. `changes` are settings to replace; only those that do not touch model
+/// and data may be.
+///
+/// # Errors
+/// As [`run`]; [`Error::Data`] when there is no run.
+pub fn resume(
+    dir: &Path,
+    changes: &Map<String, Value>,
+    control: &mut Control<'_>,
+) -> Result<PretrainReport> {
+    let mut config: PretrainConfig = saved_config(dir, changes, control)?;
+    config.out = dir.to_owned();
+    let threads = config.trainer.threads;
+    in_pool(threads, || Job::prepare(&config, control, Some(dir))?.train(control))?
+}
+
+/// Settings that a resumed run may change.
+const CHANGEABLE: [&str; 12] = [
+    "max_steps",
+    "epochs",
+    "budget",
+    "threads",
+    "eval_steps",
+    "save_steps",
+    "save_total_limit",
+    "logging_steps",
+    "early_stopping_patience",
+    "on_nonfinite",
+    "sample_length",
+    "sample_prompt",
+];
+
+/// The configuration of the run in `dir`, with `changes`.
+pub(super) fn saved_config<C: Default + Serialize + serde::de::DeserializeOwned>(
+    dir: &Path,
+    changes: &Map<String, Value>,
+    control: &mut Control<'_>,
+) -> Result<C> {
+    let mut saved = command_of(dir, control)?;
+    for (key, value) in changes {
+        let differs = saved.get(key) != Some(value);
+        if differs && !CHANGEABLE.contains(&key.as_str()) && key != "out" {
+            let before = saved.get(key).cloned().unwrap_or_default();
+            return Err(Error::Usage(format!(
+                "the run in {} has {key} = {before}, and a resumed run cannot change it to {value}; \
+                 it may change {}",
+                dir.display(),
+                CHANGEABLE.join(", ")
+            )));
+        }
+        saved.insert(key.clone(), value.clone());
+    }
+    config::resolve(&saved)
+}
+
+/// The settings of the run in `dir`: from its newest checkpoint, or from `config.toml` where there is none.
+fn command_of(dir: &Path, control: &mut Control<'_>) -> Result<Map<String, Value>> {
+    if control.fs.exists(&dir.join("checkpoints")) {
+        let search = checkpoint::newest(dir, control.fs.clone())?;
+        if let Some(checkpoint) = search.newest {
+            let state = checkpoint.read("trainer_state.json")?;
+            let state: Value = serde_json::from_slice(&state).map_err(|e| {
+                Error::Data(format!("{}/trainer_state.json: {e}", checkpoint.dir().display()))
+            })?;
+            if let Some(command) = state["command"].as_object() {
+                return Ok(command.clone());
+            }
+        }
+    }
+    let path = dir.join("config.toml");
+    if !path.is_file() {
+        return Err(Error::Data(format!(
+            "{}: there is no run to go on with; start one without --resume",
+            dir.display()
+        )));
+    }
+    let text = crate::text::read_text(&path, Encoding::Utf8)?;
+    let table: toml::Table =
+        toml::from_str(&text).map_err(|e| Error::Data(format!("{}: {e}", path.display())))?;
+    match serde_json::to_value(table) {
+        Ok(Value::Object(map)) => Ok(map),
+        _ => Err(Error::Data(format!("{}: cannot be read as settings", path.display()))),
+    }
+}
+
+/// Opens the run folder: a new one, or the one to go on with. Tells of damaged checkpoints.
+pub(super) fn open_run(
+    out: &Path,
+    resume: bool,
+    control: &mut Control<'_>,
+) -> Result<(RunFolder, Option<checkpoint::Checkpoint>)> {
+    if !resume {
+        return Ok((RunFolder::create(out, control.fs.clone())?, None));
+    }
+    let mut run = RunFolder::open(out, control.fs.clone())?;
+    let search = run.newest()?;
+    for sentence in &search.damaged {
+        control.observer.warning(sentence);
+    }
+    if search.newest.is_none() {
+        control.observer.warning("the run has no checkpoint yet; it begins from the start");
+        run.truncate_log(0)?;
+    }
+    Ok((run, search.newest))
+}
+
+/// A run whose data and model stand ready.
+struct Job {
+    task: LmTask,
+    run: RunFolder,
+    checkpoint: Option<checkpoint::Checkpoint>,
+    config: PretrainConfig,
+}
+
+impl Job {
+    fn prepare(
+        config: &PretrainConfig,
+        control: &mut Control<'_>,
+        resume: Option<&Path>,
+    ) -> Result<Job> {
+        config.trainer.validate()?;
+        if config.train.is_empty() {
+            return Err(Error::Usage("no text to train on; give --train FILES".into()));
+        }
+        let share = config.mlm_probability;
+        if !(share > 0.0 && share < 1.0) {
+            return Err(Error::Usage(format!("--mlm-probability {share}: must be between 0 and 1")));
+        }
+        let encoding: Encoding = config.encoding.parse()?;
+        let from = config.from.as_deref().map(pretrained::model_dir).transpose()?;
+        let tokenizer = match (resume, &from) {
+            (Some(dir), _) if dir.join(TOKENIZER).is_file() => {
+                Tokenizer::from_file(dir.join(TOKENIZER))?
+            }
+            (_, Some(dir)) => pretrained::open_tokenizer(dir)?,
+            _ => make_tokenizer(config, encoding, control)?,
+        };
+        let model = match &from {
+            Some(dir) => {
+                let loaded = models::load_pretrained(dir, config.trainer.seed)?;
+                let mut model_config = loaded.config.clone();
+                match config.shape.dropout {
+                    // Dropout holds no weights: the same model, built anew with another one.
+                    Some(p) => {
+                        model_config.set_dropout(p);
+                        let model = models::build(&model_config, config.trainer.seed)?;
+                        model.load_state_dict(&loaded.model.state_dict(), true)?;
+                        model
+                    }
+                    None => loaded.model,
+                }
+            }
+            None => {
+                let vocab = tokenizer.vocab_size();
+                let shape = config.shape.config(&config.model, &config.size, vocab)?;
+                models::build(&shape, config.trainer.seed)?
+            }
+        };
+        pretrained::check_vocabulary(&tokenizer, model.config())?;
+        // The folder is made once everything that can be refused beforehand has been.
+        let all = read_tokens(&config.train, encoding, &tokenizer, &config.out, "train", control)?;
+        let (train, valid) = if !config.validation.is_empty() {
+            let (files, out) = (&config.validation, &config.out);
+            (all, Some(read_tokens(files, encoding, &tokenizer, out, "validation", control)?))
+        } else if config.validation_fraction == 0.0 {
+            (all, None)
+        } else {
+            let (train, valid) = all.split_tail(config.validation_fraction)?;
+            (train, Some(valid))
+        };
+        let task = make_task(config, model, &tokenizer, train, valid)?;
+        let (run, checkpoint) = open_run(&config.out, resume.is_some(), control)?;
+        let command = config::to_map(config);
+        run.write_top("config.toml", config::to_toml(&command).as_bytes())?;
+        run.write_top(TOKENIZER, tokenizer.to_json().as_bytes())?;
+        let max_length = task.model().config().context_length();
+        let extras = Extras::tokenizer(&tokenizer, max_length);
+        let mut task = task.with_extras(extras);
+        if config.sample_length > 0 && !matches!(task.model().config(), ModelConfig::Bert(_)) {
+            task = task.with_sampler(sampler(config, tokenizer));
+        }
+        Ok(Job { task, run, checkpoint, config: config.clone() })
+    }
+
+    fn train(mut self, control: &mut Control<'_>) -> Result<PretrainReport> {
+        let out = self.config.out.clone();
+        let command = config::to_map(&self.config);
+        let hint = format!("handloom pretrain --resume {}", out.display());
+        let trainer = Trainer::new(&self.config.trainer, &mut self.task, control)?;
+        let mut trainer = trainer.with_run(self.run, command, &hint);
+        if let Some(checkpoint) = &self.checkpoint {
+            trainer.resume_from(checkpoint)?;
+        }
+        let report = trainer.run_here()?;
+        drop(trainer);
+        let parameters = crate::nn::Module::num_parameters(&self.task.into_model());
+        Ok(PretrainReport { train: report, model: out.join("best"), parameters })
+    }
+}
+
+fn make_task(
+    config: &PretrainConfig,
+    model: Box<dyn LanguageModel>,
+    tokenizer: &Tokenizer,
+    train: Tokens,
+    valid: Option<Tokens>,
+) -> Result<LmTask> {
+    let longest = model.config().context_length();
+    let context = config.shape.context_length.unwrap_or(longest).min(longest);
+    let (seed, batch) = (config.trainer.seed, config.trainer.batch_size);
+    let recurrent = matches!(model.config(), ModelConfig::Rnn(_));
+    let default = if recurrent { Sampling::Lanes } else { Sampling::Random };
+    let sampling = config.sampling.unwrap_or(default);
+    let masking = match model.config() {
+        ModelConfig::Bert(_) => {
+            let whole_words = config.whole_word_mask;
+            Some(masking(tokenizer, config.mlm_probability, whole_words)?)
+        }
+        _ => None,
+    };
+    let frame = masking.as_ref().map_or(0, |m| if m.frame.is_some() { 2 } else { 0 });
+    if context <= frame {
+        return Err(Error::Usage(format!(
+            "--context-length {context}: leaves no room for text beside {frame} special tokens"
+        )));
+    }
+    let batches = LmBatches::new(train, batch, context - frame, sampling, seed)?;
+    LmTask::new(model, batches, valid, masking, config.trainer.label_smoothing, seed)
+}
+
+/// How to hide tokens of this tokenizer.
+pub(super) fn masking(
+    tokenizer: &Tokenizer,
+    probability: f64,
+    whole_words: bool,
+) -> Result<Masking> {
+    let Some(mask_id) = tokenizer.mask_id() else {
+        return Err(Error::Usage(
+            "the tokenizer has no [MASK] token, which bert needs; use --tokenizer wordpiece:8000".into(),
+        ));
+    };
+    let ids = 0..tokenizer.vocab_size() as u32;
+    let goes_on = |id| tokenizer.id_to_token(id).is_some_and(|token| token.starts_with("##"));
+    Ok(Masking {
+        probability,
+        mask_id,
+        frame: tokenizer.cls_id().zip(tokenizer.sep_id()),
+        special: tokenizer.special_ids(),
+        continues: whole_words.then(|| ids.map(goes_on).collect()),
+    })
+}
+
+/// Trains or reads the tokenizer that the configuration names.
+fn make_tokenizer(
+    config: &PretrainConfig,
+    encoding: Encoding,
+    control: &mut Control<'_>,
+) -> Result<Tokenizer> {
+    let default = if config.model == "bert" { "wordpiece:8000" } else { "char" };
+    let name = config.tokenizer.as_deref().unwrap_or(default);
+    let path = Path::new(name);
+    if path.is_dir() {
+        return pretrained::open_tokenizer(path);
+    }
+    if path.is_file() || name.ends_with(".json") {
+        return Tokenizer::from_file(path);
+    }
+    let kind: TokenizerKind = name.parse()?;
+    let observer = &mut control.observer;
+    Tokenizer::train_files(kind, &TrainOptions::default(), &config.train, encoding, |progress| {
+        observer.progress(progress.stage, progress.done, progress.total)
+    })
+}
+
+/// The tokens of files: text is tokenised (into a file of the run folder where it is long), one token file
+/// is opened.
+pub(super) fn read_tokens(
+    files: &[PathBuf],
+    encoding: Encoding,
+    tokenizer: &Tokenizer,
+    out: &Path,
+    name: &str,
+    control: &mut Control<'_>,
+) -> Result<Tokens> {
+    if let [file] = files
+        && is_token_file(file)
+    {
+        return Ok(TokenFile::open(file, Some(tokenizer.hash()))?.into());
+    }
+    let observer = &mut control.observer;
+    let progress =
+        |p: crate::text::Progress| observer.progress(p.stage, p.done, p.total);
+    let bytes: u64 = files.iter().filter_map(|f| std::fs::metadata(f).ok()).map(|m| m.len()).sum();
+    if bytes <= IN_MEMORY {
+        return Tokens::from_files(files, encoding, tokenizer, progress);
+    }
+    std::fs::create_dir_all(out).map_err(|e| Error::io(out, "create the folder", e))?;
+    let path = out.join(format!("{name}.tokens"));
+    Ok(TokenFile::build_encoded(files, encoding, tokenizer, path, progress)?.into())
+}
+
+fn is_token_file(path: &Path) -> bool {
+    use std::io::Read;
+    let mut magic = [0u8; 8];
+    let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut magic));
+    read.is_ok() && &magic == b"HANDLOOM"
+}
+
+/// Writes a sample after each evaluation.
+fn sampler(config: &PretrainConfig, tokenizer: Tokenizer) -> super::tasks::lm::Sampler {
+    let tokenizer = Arc::new(tokenizer);
+    let prompt = config.sample_prompt.clone();
+    let options = GenerateOptions {
+        max_new_tokens: config.sample_length,
+        seed: config.trainer.seed,
+        ..GenerateOptions::default()
+    };
+    Box::new(move |model| {
+        let written = write_text(model, &tokenizer, &prompt, &options, 0, &mut |_| {})?;
+        Ok(format!("{}{}", written.prompt, written.text))
+    })
+}

@@ -1,0 +1,176 @@
+//! Model folders as tasks write and read them, and finding the model in a run folder.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Map;
+
+use crate::error::{Error, Result};
+use crate::models::folder::{CONFIG, config_text, weights_from_bytes, weights_to_bytes};
+use crate::models::{ModelConfig, SequenceClassifier};
+use crate::nn::Module;
+
+/// The name of the weights in a model folder.
+pub const WEIGHTS: &str = "model.safetensors";
+/// The name of the tokenizer in a model folder.
+pub const TOKENIZER: &str = "tokenizer.json";
+
+/// Files that go into every folder a model is saved in: the tokenizer.
+#[derive(Clone, Debug, Default)]
+pub struct Extras {
+    files: Vec<(String, Vec<u8>)>,
+}
+
+impl Extras {
+    /// No files.
+    pub fn new() -> Extras {
+        Extras::default()
+    }
+
+    /// The files of a tokenizer for a model that reads `max_length` tokens.
+    #[cfg(feature = "cli")]
+    pub fn tokenizer(tokenizer: &crate::text::Tokenizer, max_length: usize) -> Extras {
+        Extras::new()
+            .with(TOKENIZER, tokenizer.to_json())
+            .with("tokenizer_config.json", &tokenizer.config_json(max_length))
+    }
+
+    /// Adds a file.
+    pub fn with(mut self, name: &str, text: &str) -> Extras {
+        self.files.push((name.to_owned(), text.as_bytes().to_vec()));
+        self
+    }
+
+    /// Hands all of them to `write`.
+    ///
+    /// # Errors
+    /// When `write` fails.
+    pub fn write(&self, write: &mut dyn FnMut(&str, &[u8]) -> Result<()>) -> Result<()> {
+        self.files.iter().try_for_each(|(name, data)| write(name, data))
+    }
+}
+
+/// Writes `config.json` and the weights of a language model.
+///
+/// # Errors
+/// When `write` fails or memory cannot be had.
+pub fn write_model(
+    module: &dyn Module,
+    config: &ModelConfig,
+    write: &mut dyn FnMut(&str, &[u8]) -> Result<()>,
+) -> Result<()> {
+    write(CONFIG, config_text(config, &Map::new()).as_bytes())?;
+    write(WEIGHTS, &weights_to_bytes(module, config)?)
+}
+
+/// Writes `config.json` (with the labels) and the weights of a classifier.
+///
+/// # Errors
+/// When `write` fails or memory cannot be had.
+pub fn write_classifier(
+    model: &SequenceClassifier,
+    write: &mut dyn FnMut(&str, &[u8]) -> Result<()>,
+) -> Result<()> {
+    let config = model.body.config();
+    write(CONFIG, config_text(config, &model.config_entries()).as_bytes())?;
+    write(WEIGHTS, &weights_to_bytes(model, config)?)
+}
+
+/// Puts weights that were written here back into `module`, every name matched.
+///
+/// # Errors
+/// When the file is damaged or does not fit.
+pub fn read_weights(
+    module: &dyn Module,
+    config: &ModelConfig,
+    read: &dyn Fn(&str) -> Result<Vec<u8>>,
+) -> Result<()> {
+    weights_from_bytes(&read(WEIGHTS)?, WEIGHTS, module, config)
+}
+
+/// The model folder that `path` means: itself, or `best/` or the newest checkpoint of a run folder.
+///
+/// # Errors
+/// [`Error::Data`] when there is none.
+pub fn model_dir(path: &Path) -> Result<PathBuf> {
+    if path.join(CONFIG).is_file() {
+        return Ok(path.to_owned());
+    }
+    let best = path.join("best");
+    if best.join(CONFIG).is_file() {
+        return Ok(best);
+    }
+    if path.join("checkpoints").is_dir() {
+        let search = super::checkpoint::newest(path, std::sync::Arc::new(super::fsx::Disk))?;
+        if let Some(checkpoint) = search.newest {
+            return Ok(checkpoint.dir().to_owned());
+        }
+    }
+    Err(Error::Data(format!(
+        "{}: no model here; expected a folder with {CONFIG} and {WEIGHTS}, or a run folder with best/",
+        path.display()
+    )))
+}
+
+#[cfg(feature = "cli")]
+pub use with_tokenizer::*;
+
+#[cfg(feature = "cli")]
+mod with_tokenizer {
+    use super::*;
+    use crate::models::{LanguageModel, from_pretrained};
+    use crate::text::Tokenizer;
+
+    /// The tokenizer of a model folder.
+    ///
+    /// # Errors
+    /// When it is missing or damaged.
+    pub fn open_tokenizer(dir: &Path) -> Result<Tokenizer> {
+        let path = dir.join(TOKENIZER);
+        if !path.is_file() {
+            return Err(Error::Data(format!(
+                "{}: the model folder has no {TOKENIZER}; put the model's tokenizer there",
+                dir.display()
+            )));
+        }
+        Tokenizer::from_file(path)
+    }
+
+    /// Refuses a tokenizer with more ids than the model has.
+    ///
+    /// # Errors
+    /// [`Error::Data`] with both numbers.
+    pub fn check_vocabulary(tokenizer: &Tokenizer, config: &ModelConfig) -> Result<()> {
+        if tokenizer.vocab_size() <= config.vocab_size() {
+            return Ok(());
+        }
+        Err(Error::Data(format!(
+            "the tokenizer has {} ids, the model knows {}; they do not belong together",
+            tokenizer.vocab_size(),
+            config.vocab_size()
+        )))
+    }
+
+    /// Opens a language model with its tokenizer from a model or run folder.
+    ///
+    /// # Errors
+    /// When something is missing, damaged or does not fit.
+    pub fn open_language_model(path: &Path) -> Result<(Box<dyn LanguageModel>, Tokenizer)> {
+        let dir = model_dir(path)?;
+        let tokenizer = open_tokenizer(&dir)?;
+        let (config, model) = from_pretrained(&dir)?;
+        check_vocabulary(&tokenizer, &config)?;
+        Ok((model, tokenizer))
+    }
+
+    /// Opens a text classifier with its tokenizer from a model or run folder.
+    ///
+    /// # Errors
+    /// When something is missing, damaged or does not fit.
+    pub fn open_classifier(path: &Path) -> Result<(SequenceClassifier, Tokenizer)> {
+        let dir = model_dir(path)?;
+        let tokenizer = open_tokenizer(&dir)?;
+        let model = SequenceClassifier::from_pretrained(&dir)?;
+        check_vocabulary(&tokenizer, model.body.config())?;
+        Ok((model, tokenizer))
+    }
+}

@@ -1,0 +1,360 @@
+//! Classification of whole texts, or of pairs of texts.
+//!
+//! The body reads the tokens; what it makes of them is pooled into one vector (last token for gpt, the pooler
+//! for bert, last, maximum and mean for recurrent bodies) and a linear layer gives one logit a class. Texts of
+//! similar length share a batch. Class weights multiply each row's loss by the weight of its class, which
+//! lets rare classes count.
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::{Loss, Metric, Task};
+use crate::autograd::no_grad;
+use crate::error::{Error, Result};
+use crate::models::{Inputs, SequenceClassifier};
+use crate::nn::Module;
+use crate::ops::{CrossEntropy, Reduction, cross_entropy};
+use crate::tensor::Tensor;
+use crate::train::data::{Cursor, Padded, Sequence, bucketed};
+use crate::train::metrics::Confusion;
+use crate::train::observer::{Figures, Header};
+use crate::train::pretrained::Extras;
+use crate::train::strategy::Strategy;
+
+/// Sequences with one label each.
+#[derive(Clone, Debug, Default)]
+pub struct Examples {
+    /// The tokens.
+    pub sequences: Vec<Sequence>,
+    /// The class of each.
+    pub labels: Vec<u32>,
+    /// Rows of the file whose label the model does not know. They count as wrong.
+    pub unseen: u64,
+    /// Sequences that were cut to the longest length.
+    pub truncated: u64,
+}
+
+impl Examples {
+    /// How many sequences.
+    pub fn len(&self) -> usize {
+        self.sequences.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.sequences.is_empty()
+    }
+
+    /// Weights that let each class count alike: `n / (classes · n_class)`.
+    pub fn balanced_weights(&self, classes: usize) -> Vec<f32> {
+        let mut counts = vec![0u64; classes];
+        self.labels.iter().for_each(|&label| counts[label as usize] += 1);
+        let share = self.len() as f32 / classes as f32;
+        counts.iter().map(|&n| if n == 0 { 1.0 } else { share / n as f32 }).collect()
+    }
+}
+
+/// How well a classifier does.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ClassificationReport {
+    /// The mean loss in nats.
+    pub loss: f64,
+    /// The names of the classes.
+    pub labels: Vec<String>,
+    /// Gold classes by predicted classes.
+    pub confusion: Confusion,
+    /// Rows whose label the model does not know. They count as wrong.
+    pub unseen: u64,
+    /// Texts that were cut.
+    pub truncated: u64,
+}
+
+impl ClassificationReport {
+    /// Rows, unseen labels included.
+    pub fn rows(&self) -> u64 {
+        self.confusion.total() + self.unseen
+    }
+
+    /// The share of rows that is right.
+    pub fn accuracy(&self) -> f64 {
+        let seen = self.confusion.total() as f64;
+        self.confusion.accuracy() * seen / (seen + self.unseen as f64).max(1.0)
+    }
+
+    /// `loss`, `accuracy`, `macro_f1`, `micro_f1`; the first one called `val_loss` while training.
+    pub fn figures(&self, loss_name: &'static str) -> Figures {
+        Figures(vec![
+            (loss_name, self.loss),
+            ("accuracy", self.accuracy()),
+            ("macro_f1", self.confusion.macro_f1()),
+            ("micro_f1", if self.unseen == 0 { self.confusion.micro_f1() } else { self.accuracy() }),
+        ])
+    }
+
+    /// Everything, for `--json`.
+    pub fn to_json(&self) -> Map<String, Value> {
+        let mut all = self.figures("loss").to_json();
+        all.insert("rows".into(), json!(self.rows()));
+        let classes = self.labels.iter().enumerate().map(|(c, label)| {
+            let mut class = Map::new();
+            class.insert("label".into(), json!(label));
+            if let Ok(Value::Object(scores)) = serde_json::to_value(self.confusion.class(c)) {
+                class.extend(scores);
+            }
+            Value::Object(class)
+        });
+        all.insert("classes".into(), classes.collect());
+        let rows = (0..self.labels.len()).map(|gold| {
+            (0..self.labels.len()).map(|p| self.confusion.count(gold, p)).collect::<Vec<u64>>()
+        });
+        all.insert("confusion".into(), json!(rows.collect::<Vec<_>>()));
+        if self.unseen > 0 {
+            all.insert("unseen_labels".into(), json!(self.unseen));
+        }
+        if self.truncated > 0 {
+            all.insert("truncated".into(), json!(self.truncated));
+        }
+        all
+    }
+}
+
+/// What it takes to train a classifier.
+pub struct ClassifyTask {
+    model: SequenceClassifier,
+    train: Examples,
+    valid: Option<Examples>,
+    lengths: Vec<usize>,
+    batch: usize,
+    seed: u64,
+    label_smoothing: f64,
+    class_weights: Option<Tensor>,
+    strategy: Strategy,
+    pad_id: u32,
+    /// The batches of one epoch, made when the epoch begins.
+    order: Option<(u64, Vec<Vec<usize>>)>,
+    extras: Extras,
+}
+
+/// What a [`ClassifyTask`] can be told.
+#[derive(Clone, Debug)]
+pub struct ClassifyOptions {
+    /// Sequences of a batch.
+    pub batch_size: usize,
+    /// The seed of the order.
+    pub seed: u64,
+    /// The share of the target's mass that goes to all classes alike.
+    pub label_smoothing: f64,
+    /// One weight a class.
+    pub class_weights: Option<Vec<f32>>,
+    /// What learns how fast.
+    pub strategy: Strategy,
+    /// The id that fills short rows.
+    pub pad_id: u32,
+}
+
+impl ClassifyTask {
+    /// Trains `model` on `train` and evaluates on `valid`.
+    ///
+    /// # Errors
+    /// When there is nothing to train on, or the options name what the model does not have.
+    pub fn new(
+        model: SequenceClassifier,
+        train: Examples,
+        valid: Option<Examples>,
+        options: ClassifyOptions,
+    ) -> Result<ClassifyTask> {
+        if train.is_empty() {
+            return Err(Error::Data("there is no example to train on".into()));
+        }
+        let layers = model.body.config().num_layers();
+        options.strategy.freeze(&model, layers)?;
+        let class_weights = match &options.class_weights {
+            Some(weights) => Some(Tensor::from_slice(weights, weights.len())?),
+            None => None,
+        };
+        Ok(ClassifyTask {
+            lengths: train.sequences.iter().map(|row| row.ids.len()).collect(),
+            model,
+            train,
+            valid: valid.filter(|valid| !valid.is_empty()),
+            batch: options.batch_size.max(1),
+            seed: options.seed,
+            label_smoothing: options.label_smoothing,
+            class_weights,
+            strategy: options.strategy,
+            pad_id: options.pad_id,
+            order: None,
+            extras: Extras::default(),
+        })
+    }
+
+    /// Adds files (the tokenizer) to every folder the model is saved in.
+    pub fn with_extras(mut self, extras: Extras) -> ClassifyTask {
+        self.extras = extras;
+        self
+    }
+
+    /// The classifier.
+    pub fn model(&self) -> &SequenceClassifier {
+        &self.model
+    }
+
+    /// Evaluates the classifier as it is on other examples.
+    ///
+    /// # Errors
+    /// When the forward pass fails.
+    pub fn test(
+        &self,
+        examples: &Examples,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<ClassificationReport> {
+        evaluate(&self.model, examples, self.batch, self.pad_id, progress)
+    }
+}
+
+/// The logits `[B, C]` of some sequences.
+pub(crate) fn logits(
+    model: &SequenceClassifier,
+    rows: &[&Sequence],
+    pad_id: u32,
+) -> Result<Tensor> {
+    let padded = Padded::new(rows.iter().copied(), pad_id)?;
+    model.logits(&padded.inputs())
+}
+
+/// Runs `model` over `examples`, the longest texts together.
+///
+/// # Errors
+/// When the forward pass fails or there is nothing to evaluate.
+pub fn evaluate(
+    model: &SequenceClassifier,
+    examples: &Examples,
+    batch: usize,
+    pad_id: u32,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<ClassificationReport> {
+    let classes = model.labels.len();
+    let mut order: Vec<usize> = (0..examples.len()).collect();
+    order.sort_by_key(|&i| examples.sequences[i].ids.len());
+    let mut losses = vec![0.0f64; examples.len()];
+    let mut confusion = Confusion::new(classes);
+    let options = CrossEntropy { reduction: Reduction::None, ..CrossEntropy::default() };
+    let mut done = 0;
+    for chunk in order.chunks(batch.max(1)) {
+        let rows: Vec<&Sequence> = chunk.iter().map(|&i| &examples.sequences[i]).collect();
+        let gold: Vec<u32> = chunk.iter().map(|&i| examples.labels[i]).collect();
+        no_grad(|| -> Result<()> {
+            let logits = logits(model, &rows, pad_id)?;
+            let loss = cross_entropy(&logits, &Tensor::from_slice(&gold, gold.len())?, &options)?;
+            for (&i, loss) in chunk.iter().zip(loss.to_f64_vec()?) {
+                losses[i] = loss;
+            }
+            for (gold, row) in gold.iter().zip(logits.as_slice::<f32>()?.chunks(classes)) {
+                confusion.add(*gold as usize, crate::train::sampling::argmax(row) as usize);
+            }
+            Ok(())
+        })?;
+        done += chunk.len() as u64;
+        progress(done, examples.len() as u64);
+    }
+    if examples.is_empty() {
+        return Err(Error::Data("there is no example to evaluate on".into()));
+    }
+    // Summed in the order of the file, whatever the batches were.
+    let loss = losses.iter().sum::<f64>() / examples.len() as f64;
+    Ok(ClassificationReport {
+        loss,
+        labels: model.labels.clone(),
+        confusion,
+        unseen: examples.unseen,
+        truncated: examples.truncated,
+    })
+}
+
+impl Task for ClassifyTask {
+    fn module(&self) -> &dyn Module {
+        &self.model
+    }
+
+    fn batches_per_epoch(&self) -> u64 {
+        // Pools of 50 batches are cut on their own, but 50 is a whole number of batches.
+        self.train.len().div_ceil(self.batch) as u64
+    }
+
+    fn loss(&mut self, at: Cursor) -> Result<Loss> {
+        if self.order.as_ref().is_none_or(|(epoch, _)| *epoch != at.epoch) {
+            self.order = Some((at.epoch, bucketed(&self.lengths, self.batch, self.seed, at.epoch)));
+        }
+        let Some((_, batches)) = &self.order else { unreachable!("just made") };
+        let chosen = &batches[at.index as usize];
+        let rows: Vec<&Sequence> = chosen.iter().map(|&i| &self.train.sequences[i]).collect();
+        let gold: Vec<u32> = chosen.iter().map(|&i| self.train.labels[i]).collect();
+        let logits = logits(&self.model, &rows, self.pad_id)?;
+        let options = CrossEntropy {
+            label_smoothing: self.label_smoothing,
+            weight: self.class_weights.clone(),
+            ..CrossEntropy::default()
+        };
+        let loss = cross_entropy(&logits, &Tensor::from_slice(&gold, gold.len())?, &options)?;
+        let tokens = rows.iter().map(|row| row.ids.len() as u64).sum();
+        Ok(Loss { loss, count: gold.len() as u64, tokens })
+    }
+
+    fn evaluate(&mut self, progress: &mut dyn FnMut(u64, u64)) -> Result<Option<Figures>> {
+        match &self.valid {
+            Some(valid) => Ok(Some(self.test(valid, progress)?.figures("val_loss"))),
+            None => Ok(None),
+        }
+    }
+
+    fn metric(&self) -> Metric {
+        Metric { name: "accuracy", greater_is_better: true }
+    }
+
+    fn lr_scale(&self, name: &str) -> f64 {
+        self.strategy.lr_scale(name, self.model.body.config().num_layers())
+    }
+
+    fn begin_epoch(&mut self, epoch: u64) {
+        self.strategy.begin_epoch(&self.model, self.model.body.config().num_layers(), epoch);
+    }
+
+    fn forward_flops_per_token(&self) -> u64 {
+        let mean = (self.lengths.iter().sum::<usize>() / self.lengths.len().max(1)).max(1);
+        self.model.body.forward_flops(1, mean) / mean as u64
+    }
+
+    fn fingerprint(&self) -> u64 {
+        let mut all = Vec::new();
+        for (row, label) in self.train.sequences.iter().zip(&self.train.labels) {
+            row.ids.iter().chain([label]).for_each(|id| all.extend_from_slice(&id.to_le_bytes()));
+        }
+        crate::text::hash::hash_bytes(&all)
+    }
+
+    fn describe(&self, header: &mut Header) {
+        let config = self.model.body.config();
+        header.title = format!("fine-tune {} (classify)", config.kind());
+        header.model = serde_json::to_value(config).unwrap_or_default();
+        header.data.push(("train examples".into(), self.train.len() as u64));
+        if let Some(valid) = &self.valid {
+            header.data.push(("validation examples".into(), valid.len() as u64));
+        }
+        header.data.push(("classes".into(), self.model.labels.len() as u64));
+        if self.train.truncated > 0 {
+            header.data.push(("texts cut to the longest length".into(), self.train.truncated));
+        }
+        let mean = self.lengths.iter().sum::<usize>() / self.lengths.len().max(1);
+        header.memory.activations =
+            super::lm::activation_bytes(config, self.batch as u64, mean as u64);
+    }
+
+    fn write_folder(&self, write: &mut dyn FnMut(&str, &[u8]) -> Result<()>) -> Result<()> {
+        self.extras.write(write)?;
+        crate::train::pretrained::write_classifier(&self.model, write)
+    }
+
+    fn read_folder(&mut self, read: &dyn Fn(&str) -> Result<Vec<u8>>) -> Result<()> {
+        crate::train::pretrained::read_weights(&self.model, self.model.body.config(), read)
+    }
+}
