@@ -7,10 +7,10 @@
 //! For language models, with `ℓ` the mean loss in nats a token: `perplexity = exp ℓ`, and
 //! `bits per byte = total loss / (ln 2 · bytes of source text)`, which compares across tokenisers.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Counts of (gold, predicted) pairs, `[C, C]`, gold in the rows.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Confusion {
     classes: usize,
     counts: Vec<u64>,

@@ -51,6 +51,8 @@ pub mod evaluate;
 #[cfg(feature = "cli")]
 pub mod finetune;
 #[cfg(feature = "cli")]
+pub mod labelled;
+#[cfg(feature = "cli")]
 pub mod predict;
 #[cfg(feature = "cli")]
 pub mod pretrain;

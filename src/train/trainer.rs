@@ -139,6 +139,11 @@ impl<'a, 'c> Trainer<'a, 'c> {
         self
     }
 
+    /// Gives the run folder back.
+    pub fn into_run(self) -> Option<RunFolder> {
+        self.run
+    }
+
     /// Where the run is.
     pub fn state(&self) -> &State {
         &self.state

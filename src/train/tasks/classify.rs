@@ -5,7 +5,7 @@
 //! similar length share a batch. Class weights multiply each row's loss by the weight of its class, which
 //! lets rare classes count.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{Loss, Metric, Task};
@@ -55,7 +55,7 @@ impl Examples {
 }
 
 /// How well a classifier does.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ClassificationReport {
     /// The mean loss in nats.
     pub loss: f64,

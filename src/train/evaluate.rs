@@ -1,0 +1,177 @@
+//! Evaluation of a model folder on files.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::control::{Control, in_pool};
+use super::data::EvalWindows;
+use super::labelled::{Columns, align, examples};
+use super::observer::Figures;
+use super::pretrain::{masking, read_tokens};
+use super::pretrained;
+use super::tasks::classify::{self, ClassificationReport};
+use super::tasks::lm::{self, lm_figures};
+use crate::error::{Error, Result};
+use crate::models::{ModelConfig, folder};
+
+/// What to evaluate; the fields are the flags.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EvaluateConfig {
+    /// A model or run folder.
+    pub from: PathBuf,
+    /// `lm` or `classify`; by default what the folder holds.
+    pub task: Option<String>,
+    /// Text files, or label files.
+    pub data: Vec<PathBuf>,
+    /// Language models: only the share at the end of the text, as in pretraining.
+    pub validation_fraction: Option<f64>,
+    /// Where the columns of label files are.
+    #[serde(flatten)]
+    pub columns: Columns,
+    /// Sequences side by side.
+    pub batch_size: usize,
+    /// Language models: the length of a window; by default the model's context.
+    pub context_length: Option<usize>,
+    /// Classifiers: texts are cut to this many tokens.
+    pub max_length: Option<usize>,
+    /// Threads; 0: one a core.
+    pub threads: usize,
+}
+
+impl Default for EvaluateConfig {
+    fn default() -> EvaluateConfig {
+        EvaluateConfig {
+            from: PathBuf::new(),
+            task: None,
+            data: Vec::new(),
+            validation_fraction: None,
+            columns: Columns::default(),
+            batch_size: 32,
+            context_length: None,
+            max_length: None,
+            threads: 0,
+        }
+    }
+}
+
+/// What an evaluation found.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Evaluation {
+    /// A language model: `val_loss`, `perplexity`, `bits_per_byte`, and over how many tokens.
+    LanguageModel {
+        /// The figures.
+        figures: Figures,
+        /// Tokens that were predicted.
+        tokens: u64,
+    },
+    /// A classifier.
+    Classify(ClassificationReport),
+}
+
+impl Evaluation {
+    /// One JSON object, for `--json`.
+    pub fn to_json(&self) -> Map<String, Value> {
+        match self {
+            Evaluation::LanguageModel { figures, tokens } => {
+                let mut all = figures.to_json();
+                all.insert("tokens".into(), json!(tokens));
+                all
+            }
+            Evaluation::Classify(report) => report.to_json(),
+        }
+    }
+}
+
+/// Evaluates.
+///
+/// # Errors
+/// When model or data cannot be read or do not fit.
+pub fn run(config: &EvaluateConfig, control: &mut Control<'_>) -> Result<Evaluation> {
+    if config.data.is_empty() {
+        return Err(Error::Usage("nothing to evaluate on; give --data FILES".into()));
+    }
+    in_pool(config.threads, || {
+        let dir = pretrained::model_dir(&config.from)?;
+        let (_, json) = folder::read_config(&dir)?;
+        let task = match &config.task {
+            Some(task) => task.as_str(),
+            None if holds(&json, "ForSequenceClassification") => "classify",
+            None => "lm",
+        };
+        match task {
+            "lm" => language_model(config, control),
+            "classify" => classifier(config, control),
+            other => Err(Error::Usage(format!("--task {other}: there are lm and classify"))),
+        }
+    })?
+}
+
+/// Whether `config.json` names an architecture that ends so.
+pub(super) fn holds(json: &Map<String, Value>, ending: &str) -> bool {
+    let names = json.get("architectures").and_then(Value::as_array);
+    names.into_iter().flatten().filter_map(Value::as_str).any(|name| name.ends_with(ending))
+}
+
+fn language_model(config: &EvaluateConfig, control: &mut Control<'_>) -> Result<Evaluation> {
+    let (model, tokenizer) = pretrained::open_language_model(&config.from)?;
+    let encoding = config.columns.encoding.as_deref().unwrap_or("utf8").parse()?;
+    let out = std::env::temp_dir();
+    let mut tokens = read_tokens(&config.data, encoding, &tokenizer, &out, "evaluate", control)?;
+    if let Some(fraction) = config.validation_fraction {
+        tokens = tokens.split_tail(fraction)?.1;
+    }
+    let carry = matches!(model.config(), ModelConfig::Rnn(_));
+    let longest = model.config().context_length();
+    let mut context = config.context_length.unwrap_or(longest);
+    if !carry && context > longest {
+        return Err(Error::Usage(format!(
+            "--context-length {context}: the model reads {longest} tokens at most"
+        )));
+    }
+    let masking = match model.config() {
+        ModelConfig::Bert(_) => Some(masking(&tokenizer, 0.15, false)?),
+        _ => None,
+    };
+    if masking.as_ref().is_some_and(|m| m.frame.is_some()) {
+        context = context.saturating_sub(2).max(1);
+    }
+    let bytes = tokens.source_bytes();
+    let windows = EvalWindows::new(tokens, config.batch_size, context)?;
+    let observer = &mut control.observer;
+    let progress = &mut |done, total| observer.progress("evaluating", done, total);
+    let (sum, count) = lm::evaluate(model.as_ref(), &windows, carry, masking.as_ref(), progress)?;
+    let bytes = masking.is_none().then_some(bytes);
+    Ok(Evaluation::LanguageModel { figures: lm_figures(sum, count, bytes), tokens: count })
+}
+
+fn classifier(config: &EvaluateConfig, control: &mut Control<'_>) -> Result<Evaluation> {
+    let (model, tokenizer) = pretrained::open_classifier(&config.from)?;
+    let mut set = config.columns.read(&config.data)?;
+    let (unseen, sentence) = align(&mut set, &model.labels);
+    if let Some(sentence) = sentence {
+        control.observer.warning(&sentence);
+    }
+    if set.is_empty() {
+        return Err(Error::Data(format!(
+            "{}: no row has a label that the model knows ({})",
+            set.name,
+            model.labels.join(", ")
+        )));
+    }
+    let max_length = config.max_length.unwrap_or_else(|| longest_input(model.body.config()));
+    let set = examples(&set, &tokenizer, max_length, unseen)?;
+    let observer = &mut control.observer;
+    let progress = &mut |done, total| observer.progress("evaluating", done, total);
+    let pad = tokenizer.pad_id().unwrap_or(0);
+    classify::evaluate(&model, &set, config.batch_size, pad, progress).map(Evaluation::Classify)
+}
+
+/// How many tokens a classifier reads by default.
+pub(super) fn longest_input(config: &ModelConfig) -> usize {
+    match config {
+        ModelConfig::Rnn(_) => 256,
+        other => other.context_length().min(256),
+    }
+}
