@@ -124,22 +124,26 @@ impl<T: Real> Kernel<T> for Update<'_, T> {
         );
         let eps = V::constant(self.options.eps);
         let zero_grad = self.options.zero_grad;
-        each(self.p.len(), |at, n| {
-            let g = load::<V>(self.g, at, n).mul(scale);
-            let m: V = load(self.m, at, n);
-            let m = flush(g.sub(m).mul_add(one_less_beta1, m));
-            let v: V = load(self.v, at, n);
-            let v = flush(g.mul(g).mul_add(one_less_beta2, v.mul(beta2)));
-            let divisor = v.sqrt().mul_add(root, eps);
-            let p = load::<V>(self.p, at, n).mul(keep);
-            let p = m.div(divisor).neg_mul_add(rate, p);
-            store(p, self.p, at, n);
-            store(m, self.m, at, n);
-            store(v, self.v, at, n);
-            if zero_grad {
-                store(V::zero(), self.g, at, n);
-            }
-        });
+        each(
+            self.p.len(),
+            #[inline(always)]
+            |at, n| {
+                let g = load::<V>(self.g, at, n).mul(scale);
+                let m: V = load(self.m, at, n);
+                let m = flush(g.sub(m).mul_add(one_less_beta1, m));
+                let v: V = load(self.v, at, n);
+                let v = flush(g.mul(g).mul_add(one_less_beta2, v.mul(beta2)));
+                let divisor = v.sqrt().mul_add(root, eps);
+                let p = load::<V>(self.p, at, n).mul(keep);
+                let p = m.div(divisor).neg_mul_add(rate, p);
+                store(p, self.p, at, n);
+                store(m, self.m, at, n);
+                store(v, self.v, at, n);
+                if zero_grad {
+                    store(V::zero(), self.g, at, n);
+                }
+            },
+        );
     }
 }
 

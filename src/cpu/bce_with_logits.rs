@@ -7,7 +7,7 @@
 //! dx = g (σ(x) (1 + (q−1) t) − q t)
 //! ```
 
-use super::rows::{each, load, store};
+use super::rows::{each, load, load_or, store};
 use super::simd::{Kernel, Real, Vector, math};
 use super::threads::{self, CHUNK};
 
@@ -74,26 +74,30 @@ impl<T: Real> Kernel<T> for Pass<'_, T> {
         let one = V::splat(T::ONE);
         for (i, out) in self.out.chunks_mut(self.row).enumerate() {
             let from = i * self.row;
-            each(out.len(), |at, n| {
-                let x: V = load(self.x, from + at, n);
-                let t: V = load(self.t, from + at, n);
-                let q = self.weight.map_or(one, |w| load(w, at, n));
-                // 1 + (q − 1) t
-                let both = q.sub(one).mul_add(t, one);
-                let v = match self.g {
-                    None => {
-                        let tail = math::log1p(math::exp_nonpositive(x.abs().neg()));
-                        let right = x.max(V::zero()).mul(one.sub(t));
-                        let left = x.neg().max(V::zero()).mul(q.mul(t));
-                        tail.mul_add(both, left.add(right))
-                    }
-                    Some(g) => {
-                        let d = math::sigmoid(x).mul_add(both, q.mul(t).neg());
-                        d.mul(load(g, from + at, n))
-                    }
-                };
-                store(v, out, at, n);
-            });
+            each(
+                out.len(),
+                #[inline(always)]
+                |at, n| {
+                    let x: V = load(self.x, from + at, n);
+                    let t: V = load(self.t, from + at, n);
+                    let q = load_or(self.weight, at, n, one);
+                    // 1 + (q − 1) t
+                    let both = q.sub(one).mul_add(t, one);
+                    let v = match self.g {
+                        None => {
+                            let tail = math::log1p(math::exp_nonpositive(x.abs().neg()));
+                            let right = x.max(V::zero()).mul(one.sub(t));
+                            let left = x.neg().max(V::zero()).mul(q.mul(t));
+                            tail.mul_add(both, left.add(right))
+                        }
+                        Some(g) => {
+                            let d = math::sigmoid(x).mul_add(both, q.mul(t).neg());
+                            d.mul(load(g, from + at, n))
+                        }
+                    };
+                    store(v, out, at, n);
+                },
+            );
         }
     }
 }

@@ -11,7 +11,7 @@
 //! Forward reads the logits and keeps one number a row; backward reads them once more and writes the
 //! gradient, over the logits where it may. Nothing of the size of the logits is stored in between.
 
-use super::rows::{each, keep, largest, load, rows_per_task, store, sums};
+use super::rows::{each, keep, largest, load, rows_per_task, store, sums, times};
 use super::simd::{Kernel, Real, Vector, for_pieces, math};
 
 /// What an element costs, in simple element operations.
@@ -36,8 +36,12 @@ impl<T: Real> Options<'_, T> {
             type Output = T;
             #[inline(always)]
             fn run<V: Vector<Elem = T>>(self) -> T {
-                let add = |acc: &mut [V; 1], at, n| acc[0] = acc[0].add(load(self.0, at, n));
-                sums::<V, 1>(self.0.len(), add)[0]
+                let [sum] = sums::<V, 1>(
+                    self.0.len(),
+                    #[inline(always)]
+                    |acc, at, n| acc[0] = acc[0].add(load(self.0, at, n)),
+                );
+                sum
             }
         }
         match self.class_weights {
@@ -98,19 +102,27 @@ impl<T: Real> Kernel<T> for Forward<'_, T> {
             let max = V::splat(largest::<V>(x));
             // Σ exp(x − m) and, for smoothing, Σ w (m − x)
             let [sum, below] = if smoothing == 0.0 {
-                let [sum] = sums::<V, 1>(classes, |acc, at, n| {
-                    let e = math::exp_nonpositive(load::<V>(x, at, n).sub(max));
-                    acc[0] = acc[0].add(keep(e, n, V::zero()));
-                });
+                let [sum] = sums::<V, 1>(
+                    classes,
+                    #[inline(always)]
+                    |acc, at, n| {
+                        let e = math::exp_nonpositive(load::<V>(x, at, n).sub(max));
+                        acc[0] = acc[0].add(keep(e, n, V::zero()));
+                    },
+                );
                 [sum, T::ZERO]
             } else {
-                sums::<V, 2>(classes, |acc, at, n| {
-                    let d = load::<V>(x, at, n).sub(max);
-                    acc[0] = acc[0].add(keep(math::exp_nonpositive(d), n, V::zero()));
-                    let d = keep(d, n, V::zero());
-                    let d = self.options.class_weights.map_or(d, |w| d.mul(load(w, at, n)));
-                    acc[1] = acc[1].sub(d);
-                })
+                sums::<V, 2>(
+                    classes,
+                    #[inline(always)]
+                    |acc, at, n| {
+                        let d = load::<V>(x, at, n).sub(max);
+                        acc[0] = acc[0].add(keep(math::exp_nonpositive(d), n, V::zero()));
+                        let d = keep(d, n, V::zero());
+                        let d = times(d, self.options.class_weights, at, n);
+                        acc[1] = acc[1].sub(d);
+                    },
+                )
             };
             let log_sum = math::log(V::splat(sum));
             let mut loss = max.sub(V::splat(x[t as usize])).add(log_sum).mul(V::splat(weight));
@@ -210,21 +222,24 @@ impl<T: Real> Kernel<T> for Backward<'_, T> {
             let each_class = g.mul(V::constant(smoothing / classes as f64));
             let all = each_class.mul_add(V::splat(self.total_weight), own);
             let x = self.x.map(|x| &x[row]);
-            each(classes, |at, n| {
-                let logits: V = match x {
-                    Some(x) => load(x, at, n),
-                    None => load(dx, at, n),
-                };
-                // lse rounds, so that x − lse may be a trifle above 0.
-                let p = math::exp(logits.sub(lse));
-                let d = if smoothing == 0.0 {
-                    p.mul(all)
-                } else {
-                    let w = weights.map_or(V::splat(T::ONE), |w| load(w, at, n));
-                    p.mul_add(all, w.mul(each_class).neg())
-                };
-                store(d, dx, at, n);
-            });
+            each(
+                classes,
+                #[inline(always)]
+                |at, n| {
+                    let logits: V = match x {
+                        Some(x) => load(x, at, n),
+                        None => load(dx, at, n),
+                    };
+                    // lse rounds, so that x − lse may be a trifle above 0.
+                    let p = math::exp(logits.sub(lse));
+                    let d = if smoothing == 0.0 {
+                        p.mul(all)
+                    } else {
+                        p.mul_add(all, times(each_class, weights, at, n).neg())
+                    };
+                    store(d, dx, at, n);
+                },
+            );
             let target = &mut dx[t as usize..t as usize + 1];
             V::load_part(target).sub(own).store_part(target);
         }

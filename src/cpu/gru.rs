@@ -16,7 +16,7 @@ use super::gemm::Panels;
 use super::recurrent::{
     Sequence, bias_gradient, matrix, pack_backward, pack_forward, start, states,
 };
-use super::rows::{each, load, store};
+use super::rows::{each, load, plus, store};
 use super::scratch;
 use super::simd::{Kernel, Real, Strips, Vector, for_strips, math};
 
@@ -82,22 +82,27 @@ impl<T: Real> Kernel<T> for Forward<'_, T> {
             let (a, gx) = (&self.a[wide.clone()], &self.gx[wide]);
             let gates = &mut self.gates[row * 4 * h..(row + 1) * 4 * h];
             let before = &self.before[row * h..(row + 1) * h];
-            each(h, |at, n| {
-                let hidden = |gate: usize| {
-                    let a: V = load(a, gate * h + at, n);
-                    self.bias.map_or(a, |bias| a.add(load(bias, gate * h + at, n)))
-                };
-                let input = |gate: usize| load::<V>(gx, gate * h + at, n);
-                let r = math::sigmoid(input(0).add(hidden(0)));
-                let z = math::sigmoid(input(1).add(hidden(1)));
-                let a_n = hidden(2);
-                let new = math::tanh(r.mul_add(a_n, input(2)));
-                // (1 − z) n + z h = n + z (h − n)
-                store(load::<V>(before, at, n).sub(new).mul_add(z, new), y, at, n);
-                for (gate, v) in [r, z, new, a_n].into_iter().enumerate() {
-                    store(v, gates, gate * h + at, n);
-                }
-            });
+            each(
+                h,
+                #[inline(always)]
+                |at, n| {
+                    // a and gx of the three gates
+                    let (mut a_gates, mut gx_gates) = ([V::zero(); 3], [V::zero(); 3]);
+                    for gate in 0..3 {
+                        let at = gate * h + at;
+                        a_gates[gate] = plus(load(a, at, n), self.bias, at, n);
+                        gx_gates[gate] = load(gx, at, n);
+                    }
+                    let ([a_r, a_z, a_n], [gx_r, gx_z, gx_n]) = (a_gates, gx_gates);
+                    let (r, z) = (math::sigmoid(gx_r.add(a_r)), math::sigmoid(gx_z.add(a_z)));
+                    let new = math::tanh(r.mul_add(a_n, gx_n));
+                    // (1 − z) n + z h = n + z (h − n)
+                    store(load::<V>(before, at, n).sub(new).mul_add(z, new), y, at, n);
+                    for (gate, v) in [r, z, new, a_n].into_iter().enumerate() {
+                        store(v, gates, gate * h + at, n);
+                    }
+                },
+            );
         }
     }
 }
@@ -185,22 +190,27 @@ impl<T: Real> Kernel<T> for Backward<'_, T> {
         for (row, dgx) in self.dgx.chunks_exact_mut(3 * h).enumerate() {
             let gates = &self.gates[row * 4 * h..(row + 1) * 4 * h];
             let from = row * h;
-            each(h, |at, n| {
-                let here = from + at;
-                let dh: V = load(self.dh, here, n);
-                let dh = self.dy.map_or(dh, |dy| dh.add(load(dy, here, n)));
-                let gate = |gate: usize| load::<V>(gates, gate * h + at, n);
-                let (r, z, new, a_n) = (gate(0), gate(1), gate(2), gate(3));
-                let dn = dh.mul(one.sub(z)).mul(new.neg_mul_add(new, one));
-                let dz = dh.mul(load::<V>(self.before, here, n).sub(new));
-                let dz = dz.mul(z.neg_mul_add(z, z));
-                let dr = dn.mul(a_n).mul(r.neg_mul_add(r, r));
-                for (gate, v) in [dr, dz, dn].into_iter().enumerate() {
-                    store(v, dgx, gate * h + at, n);
-                }
-                store(dn.mul(r), self.da_n, here, n);
-                store(dh.mul(z), self.dh, here, n);
-            });
+            each(
+                h,
+                #[inline(always)]
+                |at, n| {
+                    let here = from + at;
+                    let dh: V = load(self.dh, here, n);
+                    let dh = plus(dh, self.dy, here, n);
+                    let (r, z): (V, V) = (load(gates, at, n), load(gates, h + at, n));
+                    let (new, a_n): (V, V) =
+                        (load(gates, 2 * h + at, n), load(gates, 3 * h + at, n));
+                    let dn = dh.mul(one.sub(z)).mul(new.neg_mul_add(new, one));
+                    let dz = dh.mul(load::<V>(self.before, here, n).sub(new));
+                    let dz = dz.mul(z.neg_mul_add(z, z));
+                    let dr = dn.mul(a_n).mul(r.neg_mul_add(r, r));
+                    for (gate, v) in [dr, dz, dn].into_iter().enumerate() {
+                        store(v, dgx, gate * h + at, n);
+                    }
+                    store(dn.mul(r), self.da_n, here, n);
+                    store(dh.mul(z), self.dh, here, n);
+                },
+            );
         }
     }
 }

@@ -10,7 +10,7 @@
 //!
 //! dw and db are summed over pieces of 64 rows, side by side, and then over pieces in their order.
 
-use super::rows::{column_sums, each, keep, load, rows_per_task, store, sums};
+use super::rows::{column_sums, each, keep, load, rows_per_task, store, sums, times};
 use super::scratch;
 use super::simd::{Kernel, Real, Vector, for_pieces};
 
@@ -61,23 +61,35 @@ impl<T: Real> Kernel<T> for Forward<'_, T> {
         for (i, (mean, rstd)) in self.mean.iter_mut().zip(self.rstd).enumerate() {
             let x = &self.x[i * cols..(i + 1) * cols];
             let y = &mut self.y[i * cols..(i + 1) * cols];
-            let [sum] = sums::<V, 1>(cols, |acc, at, n| acc[0] = acc[0].add(load(x, at, n)));
+            let [sum] = sums::<V, 1>(
+                cols,
+                #[inline(always)]
+                |acc, at, n| acc[0] = acc[0].add(load(x, at, n)),
+            );
             let mu = V::splat(sum).mul(share);
-            let [squares] = sums::<V, 1>(cols, |acc, at, n| {
-                let d = keep(load::<V>(x, at, n).sub(mu), n, V::zero());
-                acc[0] = d.mul_add(d, acc[0]);
-            });
+            let [squares] = sums::<V, 1>(
+                cols,
+                #[inline(always)]
+                |acc, at, n| {
+                    let d = keep(load::<V>(x, at, n).sub(mu), n, V::zero());
+                    acc[0] = d.mul_add(d, acc[0]);
+                },
+            );
             let r = V::splat(T::ONE).div(V::splat(squares).mul_add(share, eps).sqrt());
-            each(cols, |at, n| {
-                let mut v = load::<V>(x, at, n).sub(mu).mul(r);
-                v = match (self.w, self.b) {
-                    (Some(w), Some(b)) => v.mul_add(load(w, at, n), load(b, at, n)),
-                    (Some(w), None) => v.mul(load(w, at, n)),
-                    (None, Some(b)) => v.add(load(b, at, n)),
-                    (None, None) => v,
-                };
-                store(v, y, at, n);
-            });
+            each(
+                cols,
+                #[inline(always)]
+                |at, n| {
+                    let mut v = load::<V>(x, at, n).sub(mu).mul(r);
+                    v = match (self.w, self.b) {
+                        (Some(w), Some(b)) => v.mul_add(load(w, at, n), load(b, at, n)),
+                        (Some(w), None) => v.mul(load(w, at, n)),
+                        (None, Some(b)) => v.add(load(b, at, n)),
+                        (None, None) => v,
+                    };
+                    store(v, y, at, n);
+                },
+            );
             (*mean, *rstd) = (mu.to_array()[0], r.to_array()[0]);
         }
     }
@@ -152,41 +164,47 @@ impl<T: Real> Backward<'_, T> {
     fn rows<V: Vector<Elem = T>, const N: usize>(&mut self, row: usize) {
         let cols = self.cols;
         let share = V::constant(1.0 / cols as f64);
-        let x: [&[T]; N] = std::array::from_fn(|i| &self.x[(row + i) * cols..(row + i + 1) * cols]);
-        let dy: [&[T]; N] =
-            std::array::from_fn(|i| &self.dy[(row + i) * cols..(row + i + 1) * cols]);
-        let mu: [V; N] = std::array::from_fn(|i| V::splat(self.mean[row + i]));
-        let r: [V; N] = std::array::from_fn(|i| V::splat(self.rstd[row + i]));
-        // dx̂ = dy w
-        let scaled = |dy: V, at, n| match self.w {
-            Some(w) => dy.mul(load(w, at, n)),
-            None => dy,
-        };
+        let (mut x, mut dy): ([&[T]; N], [&[T]; N]) = ([&[]; N], [&[]; N]);
+        let (mut mu, mut r) = ([V::zero(); N], [V::zero(); N]);
+        for i in 0..N {
+            let row = row + i;
+            (x[i], dy[i]) =
+                (&self.x[row * cols..(row + 1) * cols], &self.dy[row * cols..(row + 1) * cols]);
+            (mu[i], r[i]) = (V::splat(self.mean[row]), V::splat(self.rstd[row]));
+        }
         // mean(dx̂) and mean(dx̂ x̂)
         let mut means = [[V::zero(); 2]; N];
         for i in 0..N {
-            let both = sums::<V, 2>(cols, |acc, at, n| {
-                let hat = load::<V>(x[i], at, n).sub(mu[i]).mul(r[i]);
-                let dhat = scaled(load(dy[i], at, n), at, n);
-                acc[0] = acc[0].add(dhat);
-                acc[1] = dhat.mul_add(hat, acc[1]);
-            });
-            means[i] = both.map(|sum| V::splat(sum).mul(share));
+            let both = sums::<V, 2>(
+                cols,
+                #[inline(always)]
+                |acc, at, n| {
+                    let hat = load::<V>(x[i], at, n).sub(mu[i]).mul(r[i]);
+                    let dhat = times(load(dy[i], at, n), self.w, at, n);
+                    acc[0] = acc[0].add(dhat);
+                    acc[1] = dhat.mul_add(hat, acc[1]);
+                },
+            );
+            means[i] = [V::splat(both[0]).mul(share), V::splat(both[1]).mul(share)];
         }
         let dx = &mut self.dx[row * cols..(row + N) * cols];
-        each(cols, |at, n| {
-            let (mut dw, mut db): (V, V) = (load(self.dw, at, n), load(self.db, at, n));
-            for i in 0..N {
-                let dy: V = load(dy[i], at, n);
-                let hat = load::<V>(x[i], at, n).sub(mu[i]).mul(r[i]);
-                dw = dy.mul_add(hat, dw);
-                db = db.add(dy);
-                let dhat = scaled(dy, at, n).sub(means[i][0]);
-                store(hat.neg_mul_add(means[i][1], dhat).mul(r[i]), dx, i * cols + at, n);
-            }
-            store(dw, self.dw, at, n);
-            store(db, self.db, at, n);
-        });
+        each(
+            cols,
+            #[inline(always)]
+            |at, n| {
+                let (mut dw, mut db): (V, V) = (load(self.dw, at, n), load(self.db, at, n));
+                for i in 0..N {
+                    let dy: V = load(dy[i], at, n);
+                    let hat = load::<V>(x[i], at, n).sub(mu[i]).mul(r[i]);
+                    dw = dy.mul_add(hat, dw);
+                    db = db.add(dy);
+                    let dhat = times(dy, self.w, at, n).sub(means[i][0]);
+                    store(hat.neg_mul_add(means[i][1], dhat).mul(r[i]), dx, i * cols + at, n);
+                }
+                store(dw, self.dw, at, n);
+                store(db, self.db, at, n);
+            },
+        );
     }
 }
 

@@ -17,7 +17,7 @@ use super::gemm::Panels;
 use super::recurrent::{
     Sequence, bias_gradient, matrix, pack_backward, pack_forward, start, states,
 };
-use super::rows::{each, load, store};
+use super::rows::{each, load, plus, store};
 use super::scratch;
 use super::simd::{Kernel, Real, Strips, Vector, for_strips, math};
 
@@ -89,22 +89,26 @@ impl<T: Real> Kernel<T> for Forward<'_, T> {
             let (z, gx) = (&self.z[wide.clone()], &self.gx[wide.clone()]);
             let gates = &mut self.gates[wide];
             let c_before = &self.c_before[row * h..(row + 1) * h];
-            each(h, |at, n| {
-                let sum = |gate: usize| {
-                    let at = gate * h + at;
-                    let a: V = load(z, at, n);
-                    let a = self.bias.map_or(a, |bias| a.add(load(bias, at, n)));
-                    load::<V>(gx, at, n).add(a)
-                };
-                let (i, f) = (math::sigmoid(sum(0)), math::sigmoid(sum(1)));
-                let (g, o) = (math::tanh(sum(2)), math::sigmoid(sum(3)));
-                let new = i.mul_add(g, f.mul(load(c_before, at, n)));
-                store(new, c, at, n);
-                store(o.mul(math::tanh(new)), y, at, n);
-                for (gate, v) in [i, f, g, o].into_iter().enumerate() {
-                    store(v, gates, gate * h + at, n);
-                }
-            });
+            each(
+                h,
+                #[inline(always)]
+                |at, n| {
+                    // z of the four gates
+                    let mut sums = [V::zero(); 4];
+                    for (gate, sum) in sums.iter_mut().enumerate() {
+                        let at = gate * h + at;
+                        *sum = load::<V>(gx, at, n).add(plus(load(z, at, n), self.bias, at, n));
+                    }
+                    let (i, f) = (math::sigmoid(sums[0]), math::sigmoid(sums[1]));
+                    let (g, o) = (math::tanh(sums[2]), math::sigmoid(sums[3]));
+                    let new = i.mul_add(g, f.mul(load(c_before, at, n)));
+                    store(new, c, at, n);
+                    store(o.mul(math::tanh(new)), y, at, n);
+                    for (gate, v) in [i, f, g, o].into_iter().enumerate() {
+                        store(v, gates, gate * h + at, n);
+                    }
+                },
+            );
         }
     }
 }
@@ -188,31 +192,33 @@ impl<T: Real> Kernel<T> for Backward<'_, T> {
     fn run<V: Vector<Elem = T>>(self) {
         let h = self.h;
         let one = V::splat(T::ONE);
-        // x (1 − x), the slope of σ
-        let slope = |x: V| x.neg_mul_add(x, x);
         for (row, dz) in self.dz.chunks_exact_mut(4 * h).enumerate() {
             let gates = &self.gates[row * 4 * h..(row + 1) * 4 * h];
             let from = row * h;
-            each(h, |at, n| {
-                let here = from + at;
-                let dh: V = load(self.dh, here, n);
-                let dh = self.dy.map_or(dh, |dy| dh.add(load(dy, here, n)));
-                let gate = |gate: usize| load::<V>(gates, gate * h + at, n);
-                let (i, f, g, o) = (gate(0), gate(1), gate(2), gate(3));
-                let tanh_c = math::tanh(load::<V>(self.c, here, n));
-                let through = dh.mul(o).mul(tanh_c.neg_mul_add(tanh_c, one));
-                let dc = load::<V>(self.dc, here, n).add(through);
-                let parts = [
-                    dc.mul(g).mul(slope(i)),
-                    dc.mul(load(self.c_before, here, n)).mul(slope(f)),
-                    dc.mul(i).mul(g.neg_mul_add(g, one)),
-                    dh.mul(tanh_c).mul(slope(o)),
-                ];
-                for (gate, v) in parts.into_iter().enumerate() {
-                    store(v, dz, gate * h + at, n);
-                }
-                store(dc.mul(f), self.dc, here, n);
-            });
+            each(
+                h,
+                #[inline(always)]
+                |at, n| {
+                    let here = from + at;
+                    let dh: V = load(self.dh, here, n);
+                    let dh = plus(dh, self.dy, here, n);
+                    let (i, f): (V, V) = (load(gates, at, n), load(gates, h + at, n));
+                    let (g, o): (V, V) = (load(gates, 2 * h + at, n), load(gates, 3 * h + at, n));
+                    let tanh_c = math::tanh(load::<V>(self.c, here, n));
+                    let through = dh.mul(o).mul(tanh_c.neg_mul_add(tanh_c, one));
+                    let dc = load::<V>(self.dc, here, n).add(through);
+                    let parts = [
+                        dc.mul(g).mul(i.neg_mul_add(i, i)),
+                        dc.mul(load(self.c_before, here, n)).mul(f.neg_mul_add(f, f)),
+                        dc.mul(i).mul(g.neg_mul_add(g, one)),
+                        dh.mul(tanh_c).mul(o.neg_mul_add(o, o)),
+                    ];
+                    for (gate, v) in parts.into_iter().enumerate() {
+                        store(v, dz, gate * h + at, n);
+                    }
+                    store(dc.mul(f), self.dc, here, n);
+                },
+            );
         }
     }
 }

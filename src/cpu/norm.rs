@@ -46,10 +46,14 @@ impl<T: Real> Kernel<T> for Squares<'_, T> {
 
     #[inline(always)]
     fn run<V: Vector<Elem = T>>(self) -> T {
-        let [sum] = sums::<V, 1>(self.x.len(), |acc, at, n| {
-            let x: V = load(self.x, at, n);
-            acc[0] = x.mul_add(x, acc[0]);
-        });
+        let [sum] = sums::<V, 1>(
+            self.x.len(),
+            #[inline(always)]
+            |acc, at, n| {
+                let x: V = load(self.x, at, n);
+                acc[0] = x.mul_add(x, acc[0]);
+            },
+        );
         sum
     }
 }
@@ -76,9 +80,13 @@ impl<T: Real> Kernel<T> for Finite<'_, T> {
     #[inline(always)]
     fn run<V: Vector<Elem = T>>(self) -> bool {
         // 0 · x is 0 for every finite x and NaN for all others.
-        let [sum] = sums::<V, 1>(self.x.len(), |acc, at, n| {
-            acc[0] = load::<V>(self.x, at, n).mul_add(V::zero(), acc[0]);
-        });
+        let [sum] = sums::<V, 1>(
+            self.x.len(),
+            #[inline(always)]
+            |acc, at, n| {
+                acc[0] = load::<V>(self.x, at, n).mul_add(V::zero(), acc[0]);
+            },
+        );
         sum == T::ZERO
     }
 }

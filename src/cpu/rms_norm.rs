@@ -7,7 +7,7 @@
 //! Built as [`super::layer_norm`]: dw is summed over pieces of 64 rows, then over pieces in order.
 
 use super::layer_norm::ROWS;
-use super::rows::{column_sums, each, load, rows_per_task, store, sums};
+use super::rows::{column_sums, each, load, rows_per_task, store, sums, times};
 use super::scratch;
 use super::simd::{Kernel, Real, Vector, for_pieces};
 
@@ -50,15 +50,23 @@ impl<T: Real> Kernel<T> for Forward<'_, T> {
         for (i, rstd) in self.rstd.iter_mut().enumerate() {
             let x = &self.x[i * cols..(i + 1) * cols];
             let y = &mut self.y[i * cols..(i + 1) * cols];
-            let [squares] = sums::<V, 1>(cols, |acc, at, n| {
-                let x: V = load(x, at, n);
-                acc[0] = x.mul_add(x, acc[0]);
-            });
+            let [squares] = sums::<V, 1>(
+                cols,
+                #[inline(always)]
+                |acc, at, n| {
+                    let x: V = load(x, at, n);
+                    acc[0] = x.mul_add(x, acc[0]);
+                },
+            );
             let r = V::splat(T::ONE).div(V::splat(squares).mul_add(share, eps).sqrt());
-            each(cols, |at, n| {
-                let v = load::<V>(x, at, n).mul(r);
-                store(self.w.map_or(v, |w| v.mul(load(w, at, n))), y, at, n);
-            });
+            each(
+                cols,
+                #[inline(always)]
+                |at, n| {
+                    let v = load::<V>(x, at, n).mul(r);
+                    store(times(v, self.w, at, n), y, at, n);
+                },
+            );
             *rstd = r.to_array()[0];
         }
     }
@@ -123,35 +131,43 @@ impl<T: Real> Backward<'_, T> {
     fn rows<V: Vector<Elem = T>, const N: usize>(&mut self, row: usize) {
         let cols = self.cols;
         let share = V::constant(1.0 / cols as f64);
-        let x: [&[T]; N] = std::array::from_fn(|i| &self.x[(row + i) * cols..(row + i + 1) * cols]);
-        let dy: [&[T]; N] =
-            std::array::from_fn(|i| &self.dy[(row + i) * cols..(row + i + 1) * cols]);
-        let r: [V; N] = std::array::from_fn(|i| V::splat(self.rstd[row + i]));
-        let scaled = |dy: V, at, n| match self.w {
-            Some(w) => dy.mul(load(w, at, n)),
-            None => dy,
-        };
+        let (mut x, mut dy): ([&[T]; N], [&[T]; N]) = ([&[]; N], [&[]; N]);
+        let mut r = [V::zero(); N];
+        for i in 0..N {
+            let row = row + i;
+            (x[i], dy[i]) =
+                (&self.x[row * cols..(row + 1) * cols], &self.dy[row * cols..(row + 1) * cols]);
+            r[i] = V::splat(self.rstd[row]);
+        }
         // mean(dx̂ x̂) with x̂ = x r and dx̂ = dy w
         let mut means = [V::zero(); N];
         for i in 0..N {
-            let [sum] = sums::<V, 1>(cols, |acc, at, n| {
-                let hat = load::<V>(x[i], at, n).mul(r[i]);
-                acc[0] = scaled(load(dy[i], at, n), at, n).mul_add(hat, acc[0]);
-            });
+            let [sum] = sums::<V, 1>(
+                cols,
+                #[inline(always)]
+                |acc, at, n| {
+                    let hat = load::<V>(x[i], at, n).mul(r[i]);
+                    acc[0] = times::<V>(load(dy[i], at, n), self.w, at, n).mul_add(hat, acc[0]);
+                },
+            );
             means[i] = V::splat(sum).mul(share);
         }
         let dx = &mut self.dx[row * cols..(row + N) * cols];
-        each(cols, |at, n| {
-            let mut dw: V = load(self.dw, at, n);
-            for i in 0..N {
-                let dy: V = load(dy[i], at, n);
-                let hat = load::<V>(x[i], at, n).mul(r[i]);
-                dw = dy.mul_add(hat, dw);
-                let dhat = scaled(dy, at, n);
-                store(hat.neg_mul_add(means[i], dhat).mul(r[i]), dx, i * cols + at, n);
-            }
-            store(dw, self.dw, at, n);
-        });
+        each(
+            cols,
+            #[inline(always)]
+            |at, n| {
+                let mut dw: V = load(self.dw, at, n);
+                for i in 0..N {
+                    let dy: V = load(dy[i], at, n);
+                    let hat = load::<V>(x[i], at, n).mul(r[i]);
+                    dw = dy.mul_add(hat, dw);
+                    let dhat = times(dy, self.w, at, n);
+                    store(hat.neg_mul_add(means[i], dhat).mul(r[i]), dx, i * cols + at, n);
+                }
+                store(dw, self.dw, at, n);
+            },
+        );
     }
 }
 

@@ -13,7 +13,7 @@ use super::gemm::Panels;
 use super::recurrent::{
     Sequence, bias_gradient, matrix, pack_backward, pack_forward, start, states,
 };
-use super::rows::{each, load, store};
+use super::rows::{each, load, plus, store};
 use super::scratch;
 use super::simd::{Kernel, Real, Strips, Vector, for_strips, math};
 
@@ -73,17 +73,21 @@ impl<T: Real> Kernel<T> for Activate<'_, T> {
     #[inline(always)]
     fn run<V: Vector<Elem = T>>(self) {
         for (z, gx) in self.z.chunks_exact_mut(self.h).zip(self.gx.chunks_exact(self.h)) {
-            each(self.h, |at, n| {
-                let a: V = load(z, at, n);
-                let a = self.bias.map_or(a, |bias| a.add(load(bias, at, n)));
-                let a = load::<V>(gx, at, n).add(a);
-                let y = match self.nonlinearity {
-                    Nonlinearity::Tanh => math::tanh(a),
-                    // The second operand where either is NaN: NaN stays.
-                    Nonlinearity::Relu => V::zero().max(a),
-                };
-                store(y, z, at, n);
-            });
+            each(
+                self.h,
+                #[inline(always)]
+                |at, n| {
+                    let a: V = load(z, at, n);
+                    let a = plus(a, self.bias, at, n);
+                    let a = load::<V>(gx, at, n).add(a);
+                    let y = match self.nonlinearity {
+                        Nonlinearity::Tanh => math::tanh(a),
+                        // The second operand where either is NaN: NaN stays.
+                        Nonlinearity::Relu => V::zero().max(a),
+                    };
+                    store(y, z, at, n);
+                },
+            );
         }
     }
 }
@@ -148,16 +152,20 @@ impl<T: Real> Kernel<T> for Slope<'_, T> {
 
     #[inline(always)]
     fn run<V: Vector<Elem = T>>(self) {
-        each(self.dz.len(), |at, n| {
-            let dh: V = load(self.dh, at, n);
-            let dh = self.dy.map_or(dh, |dy| dh.add(load(dy, at, n)));
-            let y: V = load(self.y, at, n);
-            let dz = match self.nonlinearity {
-                Nonlinearity::Tanh => dh.mul(y.neg_mul_add(y, V::splat(T::ONE))),
-                Nonlinearity::Relu => V::select(V::zero().lt(y), dh, V::zero()),
-            };
-            store(dz, self.dz, at, n);
-        });
+        each(
+            self.dz.len(),
+            #[inline(always)]
+            |at, n| {
+                let dh: V = load(self.dh, at, n);
+                let dh = plus(dh, self.dy, at, n);
+                let y: V = load(self.y, at, n);
+                let dz = match self.nonlinearity {
+                    Nonlinearity::Tanh => dh.mul(y.neg_mul_add(y, V::splat(T::ONE))),
+                    Nonlinearity::Relu => V::select(V::zero().lt(y), dh, V::zero()),
+                };
+                store(dz, self.dz, at, n);
+            },
+        );
     }
 }
 

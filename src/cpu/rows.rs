@@ -4,6 +4,9 @@
 //! arithmetic and not for the latency of an addition: vector k of the row goes to partial sum k mod 4.
 //! At the end the four are added as (0 + 2) + (1 + 3) and the lanes are halved ([`Vector::sum`]). The
 //! tree depends on the length of the row alone.
+//!
+//! Closures handed to these functions are marked `#[inline(always)]`: a closure that is not inlined
+//! would be compiled without the vector instructions, and each of its operations would be a call.
 
 use super::simd::{Kernel, LANES, Number, Real, Strips, Vector, for_strips};
 use super::threads::CHUNK;
@@ -20,6 +23,33 @@ pub(crate) fn load<V: Vector>(src: &[V::Elem], at: usize, n: usize) -> V {
     if n == LANES { V::load(src) } else { V::load_part(src) }
 }
 
+/// As [`load`] where there is something to load, else `default`.
+#[inline(always)]
+pub(crate) fn load_or<V: Vector>(src: Option<&[V::Elem]>, at: usize, n: usize, default: V) -> V {
+    match src {
+        Some(src) => load(src, at, n),
+        None => default,
+    }
+}
+
+/// `v + src[at..at + n]` where there is something to add.
+#[inline(always)]
+pub(crate) fn plus<V: Vector>(v: V, src: Option<&[V::Elem]>, at: usize, n: usize) -> V {
+    match src {
+        Some(src) => v.add(load(src, at, n)),
+        None => v,
+    }
+}
+
+/// `v · src[at..at + n]` where there is something to multiply with.
+#[inline(always)]
+pub(crate) fn times<V: Vector>(v: V, src: Option<&[V::Elem]>, at: usize, n: usize) -> V {
+    match src {
+        Some(src) => v.mul(load(src, at, n)),
+        None => v,
+    }
+}
+
 /// Writes the first `n` lanes to `dst` from `at` on.
 #[inline(always)]
 pub(crate) fn store<V: Vector>(v: V, dst: &mut [V::Elem], at: usize, n: usize) {
@@ -33,7 +63,11 @@ pub(crate) fn keep<V: Vector>(v: V, n: usize, fill: V) -> V {
     if n == LANES {
         return v;
     }
-    let lane = V::from_array(std::array::from_fn(|i| V::Elem::from_f64(i as f64)));
+    let mut lanes = [V::Elem::ZERO; LANES];
+    for (i, lane) in lanes.iter_mut().enumerate() {
+        *lane = V::Elem::from_f64(i as f64);
+    }
+    let lane = V::from_array(lanes);
     V::select(lane.lt(V::constant(n as f64)), v, fill)
 }
 
@@ -77,8 +111,11 @@ pub(crate) fn fold<V: Vector, const A: usize>(
     if at < cols {
         step(&mut acc[next], at, cols - at);
     }
-    let [a, b, c, d] = acc;
-    std::array::from_fn(|i| join(join(a[i], c[i]), join(b[i], d[i])))
+    let [mut total, b, c, d] = acc;
+    for i in 0..A {
+        total[i] = join(join(total[i], c[i]), join(b[i], d[i]));
+    }
+    total
 }
 
 /// Sums `A` quantities over a row: `step` adds the `n` elements from `at` on to the partial sums and
@@ -88,15 +125,32 @@ pub(crate) fn sums<V: Vector, const A: usize>(
     cols: usize,
     step: impl FnMut(&mut [V; A], usize, usize),
 ) -> [V::Elem; A] {
-    fold(cols, V::zero(), step, V::add).map(V::sum)
+    let lanes = fold(
+        cols,
+        V::zero(),
+        step,
+        #[inline(always)]
+        |a, b| a.add(b),
+    );
+    let mut totals = [V::Elem::ZERO; A];
+    for i in 0..A {
+        totals[i] = lanes[i].sum();
+    }
+    totals
 }
 
 /// The largest element of a row, −∞ for an empty one.
 #[inline(always)]
 pub(crate) fn largest<V: Vector>(row: &[V::Elem]) -> V::Elem {
     let low = V::splat(V::Elem::NEG_INFINITY);
-    let step = |acc: &mut [V; 1], at, n| acc[0] = acc[0].max(keep(load(row, at, n), n, low));
-    let [max] = fold(row.len(), low, step, V::max);
+    let [max] = fold::<V, 1>(
+        row.len(),
+        low,
+        #[inline(always)]
+        |acc, at, n| acc[0] = acc[0].max(keep(load(row, at, n), n, low)),
+        #[inline(always)]
+        |a, b| a.max(b),
+    );
     max.max_lane()
 }
 
@@ -124,11 +178,17 @@ impl<T: Real> Kernel<T> for ColumnSums<'_, T> {
 
     #[inline(always)]
     fn run<V: Vector<Elem = T>>(self) {
-        each(self.total.len(), |at, n| {
-            let rows = self.parts.chunks_exact(self.cols);
-            let sum = rows.fold(V::zero(), |sum, row| sum.add(load(row, self.first + at, n)));
-            store(sum, self.total, at, n);
-        });
+        each(
+            self.total.len(),
+            #[inline(always)]
+            |at, n| {
+                let mut sum = V::zero();
+                for row in self.parts.chunks_exact(self.cols) {
+                    sum = sum.add(load(row, self.first + at, n));
+                }
+                store(sum, self.total, at, n);
+            },
+        );
     }
 }
 

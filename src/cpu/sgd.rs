@@ -85,25 +85,29 @@ impl<T: Real> Kernel<T> for Update<'_, T> {
         let (rate, scale, decay) =
             (V::constant(o.lr), V::constant(o.grad_scale), V::constant(o.weight_decay));
         let (momentum, fresh) = (V::constant(o.momentum), V::constant(1.0 - o.dampening));
-        each(self.p.len(), |at, n| {
-            let p: V = load(self.p, at, n);
-            let g = p.mul_add(decay, load::<V>(self.g, at, n).mul(scale));
-            let step = if o.momentum == 0.0 {
-                g
-            } else {
-                let b = if o.step <= 1 {
+        each(
+            self.p.len(),
+            #[inline(always)]
+            |at, n| {
+                let p: V = load(self.p, at, n);
+                let g = p.mul_add(decay, load::<V>(self.g, at, n).mul(scale));
+                let step = if o.momentum == 0.0 {
                     g
                 } else {
-                    flush(load::<V>(self.buffer, at, n).mul_add(momentum, g.mul(fresh)))
+                    let b = if o.step <= 1 {
+                        g
+                    } else {
+                        flush(load::<V>(self.buffer, at, n).mul_add(momentum, g.mul(fresh)))
+                    };
+                    store(b, self.buffer, at, n);
+                    if o.nesterov { b.mul_add(momentum, g) } else { b }
                 };
-                store(b, self.buffer, at, n);
-                if o.nesterov { b.mul_add(momentum, g) } else { b }
-            };
-            store(step.neg_mul_add(rate, p), self.p, at, n);
-            if o.zero_grad {
-                store(V::zero(), self.g, at, n);
-            }
-        });
+                store(step.neg_mul_add(rate, p), self.p, at, n);
+                if o.zero_grad {
+                    store(V::zero(), self.g, at, n);
+                }
+            },
+        );
     }
 }
 

@@ -67,21 +67,33 @@ impl<T: Real> Kernel<T> for Forward<'_, T> {
         let cols = self.cols;
         for (y, x) in self.y.chunks_exact_mut(cols).zip(self.x.chunks_exact(cols)) {
             let max = V::splat(largest::<V>(x));
-            let [sum] = sums::<V, 1>(cols, |acc, at, n| {
-                let e = math::exp_nonpositive(load::<V>(x, at, n).sub(max));
-                if !self.log {
-                    store(e, y, at, n);
-                }
-                acc[0] = acc[0].add(keep(e, n, V::zero()));
-            });
+            let [sum] = sums::<V, 1>(
+                cols,
+                #[inline(always)]
+                |acc, at, n| {
+                    let e = math::exp_nonpositive(load::<V>(x, at, n).sub(max));
+                    if !self.log {
+                        store(e, y, at, n);
+                    }
+                    acc[0] = acc[0].add(keep(e, n, V::zero()));
+                },
+            );
             if self.log {
                 let log_sum = math::log(V::splat(sum));
-                each(cols, |at, n| {
-                    store(load::<V>(x, at, n).sub(max).sub(log_sum), y, at, n);
-                });
+                each(
+                    cols,
+                    #[inline(always)]
+                    |at, n| {
+                        store(load::<V>(x, at, n).sub(max).sub(log_sum), y, at, n);
+                    },
+                );
             } else {
                 let share = V::splat(T::ONE).div(V::splat(sum));
-                each(cols, |at, n| store(load::<V>(y, at, n).mul(share), y, at, n));
+                each(
+                    cols,
+                    #[inline(always)]
+                    |at, n| store(load::<V>(y, at, n).mul(share), y, at, n),
+                );
             }
         }
     }
@@ -104,21 +116,37 @@ impl<T: Real> Kernel<T> for Backward<'_, T> {
         let inputs = self.dy.chunks_exact(cols).zip(self.y.chunks_exact(cols));
         for (dx, (dy, y)) in self.dx.chunks_exact_mut(cols).zip(inputs) {
             if self.log {
-                let [sum] = sums::<V, 1>(cols, |acc, at, n| acc[0] = acc[0].add(load(dy, at, n)));
+                let [sum] = sums::<V, 1>(
+                    cols,
+                    #[inline(always)]
+                    |acc, at, n| acc[0] = acc[0].add(load(dy, at, n)),
+                );
                 let sum = V::splat(sum);
-                each(cols, |at, n| {
-                    let p = math::exp_nonpositive(load::<V>(y, at, n));
-                    store(p.neg_mul_add(sum, load(dy, at, n)), dx, at, n);
-                });
+                each(
+                    cols,
+                    #[inline(always)]
+                    |at, n| {
+                        let p = math::exp_nonpositive(load::<V>(y, at, n));
+                        store(p.neg_mul_add(sum, load(dy, at, n)), dx, at, n);
+                    },
+                );
             } else {
-                let [dot] = sums::<V, 1>(cols, |acc, at, n| {
-                    acc[0] = load::<V>(dy, at, n).mul_add(load(y, at, n), acc[0]);
-                });
+                let [dot] = sums::<V, 1>(
+                    cols,
+                    #[inline(always)]
+                    |acc, at, n| {
+                        acc[0] = load::<V>(dy, at, n).mul_add(load(y, at, n), acc[0]);
+                    },
+                );
                 let dot = V::splat(dot);
-                each(cols, |at, n| {
-                    let d = load::<V>(dy, at, n).sub(dot);
-                    store(load::<V>(y, at, n).mul(d), dx, at, n);
-                });
+                each(
+                    cols,
+                    #[inline(always)]
+                    |at, n| {
+                        let d = load::<V>(dy, at, n).sub(dot);
+                        store(load::<V>(y, at, n).mul(d), dx, at, n);
+                    },
+                );
             }
         }
     }
