@@ -18,8 +18,12 @@
 //! A room imports only from the rooms above it in this table (`text` stands beside `nn`).
 #![deny(missing_docs)]
 
+pub mod autograd;
 pub mod cpu;
 pub mod error;
+pub mod ops;
+pub mod tensor;
 pub mod text;
 
 pub use error::{Error, Result};
+pub use tensor::{DType, Device, Tensor};

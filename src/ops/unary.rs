@@ -257,19 +257,19 @@ pub(super) fn entries() -> Vec<Entry> {
         Entry::new("powf", |x, a| Ok(vec![x[0].powf(a.float("exponent"))?]))
             .samples(|| {
                 [2.0, 3.0, 0.5, -1.0, 1.7, 0.0]
-                    .map(|p| Sample::of([Input::float(&[2, 3], 0.3, 2.0)]).float("exponent", p))
+                    .map(|p| Sample::of([Input::float([2, 3], 0.3, 2.0)]).float("exponent", p))
                     .into()
             })
             .errors(errors_for_ids),
     );
     entries.push(
         Entry::new("add_scalar", |x, a| Ok(vec![x[0].add_scalar(a.float("value"))?]))
-            .samples(|| vec![Sample::of([Input::float(&[2, 3], -2.0, 2.0)]).float("value", 1.5)])
+            .samples(|| vec![Sample::of([Input::float([2, 3], -2.0, 2.0)]).float("value", 1.5)])
             .errors(errors_for_ids),
     );
     entries.push(
         Entry::new("mul_scalar", |x, a| Ok(vec![x[0].mul_scalar(a.float("value"))?]))
-            .samples(|| vec![Sample::of([Input::float(&[2, 3], -2.0, 2.0)]).float("value", -2.5)])
+            .samples(|| vec![Sample::of([Input::float([2, 3], -2.0, 2.0)]).float("value", -2.5)])
             .errors(errors_for_ids),
     );
     entries
