@@ -18,7 +18,7 @@ pub use storage::{
 };
 
 pub(crate) use history::{History, Tracked};
-pub(crate) use layout::{Layout, broadcast_shapes, checked_numel, contiguous_strides};
+pub(crate) use layout::{Layout, broadcast_shapes, checked_numel};
 
 use crate::cpu::philox::{self, Key};
 use crate::cpu::strided;
