@@ -168,6 +168,23 @@ unsafe fn rows_of<V: Vector, const N: usize, const PART: bool, const UNIT: bool>
     pick!(1 2 3 4 5 6 7 8 9 10 11 12 13 14)
 }
 
+/// Repeats a block for each row r of R, written out: the accumulators only stay in registers if every
+/// index into them is a constant.
+macro_rules! each_row {
+    ($r:ident < $R:ident $body:block) => {
+        each_row!($r < $R $body 0 1 2 3 4 5 6 7 8 9 10 11 12 13)
+    };
+    ($r:ident < $R:ident $body:block $($row:literal)*) => {
+        $({
+            const ROW: usize = $row;
+            if ROW < $R {
+                let $r = ROW;
+                $body
+            }
+        })*
+    };
+}
+
 /// One tile of R rows and N vectors. `PART`: the only vector of B is cut off after `cols` columns.
 /// `UNIT`: rows of A are adjacent.
 ///
@@ -198,60 +215,92 @@ unsafe fn tile<V: Vector, const R: usize, const N: usize, const PART: bool, cons
                 }
             };
         }
-        for (r, sums) in sums.iter_mut().enumerate() {
+        each_row!(r < R {
             // SAFETY: A has R rows.
             let x = V::splat(unsafe { *a.add(r * a_row) });
-            for (sum, vector) in sums.iter_mut().zip(row) {
-                *sum = x.mul_add(vector, *sum);
+            for v in 0..N {
+                sums[r][v] = x.mul_add(row[v], sums[r][v]);
             }
-        }
+        });
         a = a.wrapping_add(block.a_col);
         b = b.wrapping_add(block.b_row);
     }
     let c = block.c.wrapping_add(i * block.ldc + j);
-    match block.epilogue {
+    if cols < N * LANES {
+        let mut tile = [[V::zero(); N]; R];
+        each_row!(r < R { tile[r] = sums[r]; });
         // SAFETY: the tile of C can be written, handed through.
-        Epilogue::None => unsafe { finish(block, c, cols, &sums, |sum, _, _| sum) },
-        // SAFETY: as above; the bias has n elements.
-        Epilogue::Bias(bias) => unsafe {
-            let bias = &bias[j..j + cols];
-            finish(block, c, cols, &sums, |sum: V, at, width| {
-                sum.add(V::load_part(&bias[at..at + width]))
-            })
-        },
+        return unsafe { ragged(block, c, j, cols, &tile) };
+    }
+    match block.epilogue {
+        Epilogue::None => {
+            each_row!(r < R {
+                for v in 0..N {
+                    // SAFETY: a whole vector of C.
+                    unsafe { put(block, c.wrapping_add(r * block.ldc + v * LANES), sums[r][v], V::zero(), false) };
+                }
+            });
+        }
+        Epilogue::Bias(bias) => {
+            let mut biases = [V::zero(); N];
+            for (v, vector) in biases.iter_mut().enumerate() {
+                *vector = V::load(&bias[j + v * LANES..]);
+            }
+            each_row!(r < R {
+                for v in 0..N {
+                    // SAFETY: a whole vector of C.
+                    unsafe { put(block, c.wrapping_add(r * block.ldc + v * LANES), sums[r][v], biases[v], true) };
+                }
+            });
+        }
     }
 }
 
-/// Writes a tile. `f(sum, column, width)` is the epilogue of one vector that begins at a column of
-/// the tile and is `width` elements wide.
+/// Writes one whole vector of C.
 ///
 /// # Safety
-/// The tile of C at `c` can be read and written.
+/// C can be read and written at `at`.
 #[inline(always)]
-unsafe fn finish<V: Vector, const R: usize, const N: usize>(
+unsafe fn put<V: Vector>(
+    block: &Block<V::Elem>,
+    at: *mut V::Elem,
+    sum: V,
+    bias: V,
+    with_bias: bool,
+) {
+    // SAFETY: handed through.
+    unsafe {
+        let sum = if block.add { V::load_ptr(at).add(sum) } else { sum };
+        let sum = if with_bias { sum.add(bias) } else { sum };
+        sum.store_ptr(at);
+    }
+}
+
+/// Writes a tile that is cut off after `cols` columns.
+///
+/// # Safety
+/// The rows of C at `c` can be read and written, `cols` columns wide.
+#[inline(always)]
+unsafe fn ragged<V: Vector, const R: usize, const N: usize>(
     block: &Block<V::Elem>,
     c: *mut V::Elem,
+    j: usize,
     cols: usize,
-    sums: &[[V; N]; R],
-    f: impl Fn(V, usize, usize) -> V,
+    tile: &[[V; N]; R],
 ) {
-    let whole = cols == N * LANES;
-    for (r, sums) in sums.iter().enumerate() {
-        for (v, &sum) in sums.iter().enumerate() {
-            let at = c.wrapping_add(r * block.ldc + v * LANES);
-            if whole {
-                // SAFETY: a whole vector of C.
-                unsafe {
-                    let sum = if block.add { V::load_ptr(at).add(sum) } else { sum };
-                    f(sum, v * LANES, LANES).store_ptr(at);
-                }
-            } else if v * LANES < cols {
-                let width = LANES.min(cols - v * LANES);
-                // SAFETY: the columns that are left in this row of the tile.
-                let dst = unsafe { std::slice::from_raw_parts_mut(at, width) };
-                let sum = if block.add { V::load_part(dst).add(sum) } else { sum };
-                f(sum, v * LANES, width).store_part(dst);
-            }
+    for (r, row) in tile.iter().enumerate() {
+        for (v, &sum) in row.iter().enumerate().take(cols.div_ceil(LANES)) {
+            let (at, width) = (v * LANES, LANES.min(cols - v * LANES));
+            // SAFETY: the columns that are left in this row of the tile.
+            let dst = unsafe {
+                std::slice::from_raw_parts_mut(c.wrapping_add(r * block.ldc + at), width)
+            };
+            let sum = if block.add { V::load_part(dst).add(sum) } else { sum };
+            let sum = match block.epilogue {
+                Epilogue::None => sum,
+                Epilogue::Bias(bias) => sum.add(V::load_part(&bias[j + at..j + at + width])),
+            };
+            sum.store_part(dst);
         }
     }
 }
