@@ -62,11 +62,10 @@ mod tests {
     /// The value is stored in files: it must never change.
     #[test]
     fn the_value_is_fixed() {
-        assert_eq!(hash_bytes(b"handloom"), hash_bytes(b"handloom"));
         assert_eq!(format!("{:016x}", hash_bytes(b"")), EMPTY);
         assert_eq!(format!("{:016x}", hash_bytes(&[7; 100])), SEVENS);
     }
 
-    const EMPTY: &str = "0";
-    const SEVENS: &str = "0";
+    const EMPTY: &str = "068e50183048089e";
+    const SEVENS: &str = "c1ff3287a9734659";
 }

@@ -16,6 +16,7 @@
 
 pub(crate) mod atomic;
 pub mod conll;
+#[cfg(feature = "cli")]
 pub(crate) mod hash;
 pub mod labelled;
 mod read;

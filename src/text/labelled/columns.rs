@@ -72,8 +72,10 @@ pub(super) fn is_header(first: &[String], options: &ReadOptions) -> bool {
         let asked = [&options.text_column, &options.text_pair_column, &options.label_column];
         first.iter().any(|cell| {
             let cell = cell.trim().to_lowercase();
-            asked.iter().any(|name| name.as_ref().is_some_and(|n| n.to_lowercase() == cell))
-                || LABELS.contains(&cell.as_str())
+            asked.iter().any(|name| {
+                name.as_ref()
+                    .is_some_and(|n| n.to_lowercase() == cell && n.parse::<usize>().is_err())
+            }) || LABELS.contains(&cell.as_str())
                 || TEXTS.contains(&cell.as_str())
                 || PAIRS.iter().any(|pair| pair.0 == cell || pair.1 == cell)
         })

@@ -149,7 +149,7 @@ impl TokenFile {
         let limit = self.header.vocab_size;
         let width = self.header.width as usize;
         let beyond = self.ids().par_chunks(BLOCK).enumerate().find_map_first(|(block, bytes)| {
-            let mut ids = bytes.chunks_exact(width).map(|id| read_id(id));
+            let mut ids = bytes.chunks_exact(width).map(read_id);
             let at = ids.position(|id| u64::from(id) >= limit)?;
             Some(block * (BLOCK / width) + at)
         });

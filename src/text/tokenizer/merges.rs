@@ -153,7 +153,7 @@ pub(super) fn learn(
                 pairs.heap.push((count, Reverse(pair)));
             }
         }
-        if learned.merges.len() % 256 == 0 {
+        if learned.merges.len().is_multiple_of(256) {
             let (done, total) = (learned.pieces.len() as u64, vocab_size as u64);
             progress(Progress { stage: "learn merges", done, total });
         }
