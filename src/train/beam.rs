@@ -103,7 +103,7 @@ fn read(
         Some(context) if length >= context => (context / 2).max(1),
         _ => length,
     };
-    let mut all = Vec::with_capacity(beams.len() * keep);
+    let mut all: Vec<u32> = Vec::with_capacity(beams.len() * keep);
     for beam in beams {
         all.extend(prompt.iter().chain(&beam.ids).skip(length - keep));
     }

@@ -21,7 +21,6 @@ use crate::error::{Error, Result};
 use crate::models::{self, ModelConfig, SequenceClassifier};
 use crate::text::labelled::{LabelledSet, overlap};
 use crate::text::{Tokenizer, TokenizerKind};
-use crate::train::fsx::Fs;
 
 /// Everything about a fine-tuning; the fields are the flags.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

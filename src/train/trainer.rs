@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 mod files;
 mod step;
 
-use super::checkpoint::{Checkpoint, RunFolder};
+use super::checkpoint::RunFolder;
 use super::config::{OptimizerKind, TrainerConfig};
 use super::control::{Control, in_pool};
 use super::data::Cursor;
@@ -322,7 +322,7 @@ impl<'a, 'c> Trainer<'a, 'c> {
             },
             batch: format!("{per_step} sequences"),
             flops_per_token: 3 * self.task.forward_flops_per_token(),
-            isa: crate::cpu::simd::isa::level().name().to_owned(),
+            isa: crate::cpu::simd::level().name().to_owned(),
             threads: rayon::current_num_threads(),
             out: self.run.as_ref().map(|run| run.dir().to_owned()),
             resumed_from: self.resumed_from,

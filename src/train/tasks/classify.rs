@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::{Loss, Metric, Task};
 use crate::autograd::no_grad;
 use crate::error::{Error, Result};
-use crate::models::{Inputs, SequenceClassifier};
+use crate::models::SequenceClassifier;
 use crate::nn::Module;
 use crate::ops::{CrossEntropy, Reduction, cross_entropy};
 use crate::tensor::Tensor;

@@ -33,7 +33,7 @@ impl Trainer<'_, '_> {
     }
 
     /// Reads weights, moments and carried state; gives the state and the length of the log.
-    fn load(&mut self, checkpoint: &Checkpoint) -> Result<(State, u64)> {
+    pub(super) fn load(&mut self, checkpoint: &Checkpoint) -> Result<(State, u64)> {
         let text = checkpoint.read("trainer_state.json")?;
         let damaged = |e: serde_json::Error| {
             Error::Data(format!("{}/trainer_state.json: {e}", checkpoint.dir().display()))
