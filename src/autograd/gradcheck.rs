@@ -41,7 +41,10 @@ pub fn gradcheck(
     let fail = |message: String| Err(Error::Failed(format!("gradcheck: {message}")));
     for (i, x) in inputs.iter().enumerate() {
         if !matches!(x.dtype(), DType::F64 | DType::U32) {
-            return fail(format!("input {i} is {}; f64 is needed for finite differences", x.dtype()));
+            return fail(format!(
+                "input {i} is {}; f64 is needed for finite differences",
+                x.dtype()
+            ));
         }
         if x.layout().overlaps() {
             return fail(format!("input {i} overlaps itself; expand it inside the function"));

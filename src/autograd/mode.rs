@@ -18,9 +18,8 @@ struct Names {
 
 fn names() -> std::sync::MutexGuard<'static, Names> {
     static NAMES: OnceLock<Mutex<Names>> = OnceLock::new();
-    let names = NAMES.get_or_init(|| {
-        Mutex::new(Names { list: vec![""], numbers: HashMap::from([("", 0)]) })
-    });
+    let names = NAMES
+        .get_or_init(|| Mutex::new(Names { list: vec![""], numbers: HashMap::from([("", 0)]) }));
     names.lock().unwrap_or_else(|broken| broken.into_inner())
 }
 

@@ -75,7 +75,10 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor, options: &CrossEntropy) 
     expect_shape("cross_entropy", "targets", targets, &logits.shape()[..logits.rank() - 1])?;
     if !(0.0..=1.0).contains(&options.label_smoothing) {
         let smoothing = options.label_smoothing;
-        return Err(Error::op("cross_entropy", format!("label smoothing {smoothing} is not in [0, 1]")));
+        return Err(Error::op(
+            "cross_entropy",
+            format!("label smoothing {smoothing} is not in [0, 1]"),
+        ));
     }
     if let Some(weight) = &options.weight {
         same_dtype("cross_entropy", logits, weight)?;
@@ -85,7 +88,10 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor, options: &CrossEntropy) 
     let (x, t) = (logits.packed()?, targets.packed()?);
     let bad = |&&id: &&u32| id as usize >= classes && id != options.ignore_index;
     if let Some(id) = t.slice_ref::<u32>().iter().find(bad) {
-        return Err(Error::op("cross_entropy", format!("target {id} is not below {classes} classes")));
+        return Err(Error::op(
+            "cross_entropy",
+            format!("target {id} is not below {classes} classes"),
+        ));
     }
     let dtype = logits.dtype();
     let mut losses = Tensor::empty(targets.shape(), dtype)?;

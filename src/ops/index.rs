@@ -26,7 +26,11 @@ fn same_but_axis(op: &'static str, x: &Tensor, ids: &Tensor, axis: usize) -> Res
     }
     Err(Error::op(
         op,
-        format!("shapes {:?} and {:?} differ elsewhere than on axis {axis}", x.shape(), ids.shape()),
+        format!(
+            "shapes {:?} and {:?} differ elsewhere than on axis {axis}",
+            x.shape(),
+            ids.shape()
+        ),
     ))
 }
 
@@ -52,7 +56,10 @@ impl Tensor {
         expect_u32("index_select", "ids", ids)?;
         let axis = self.axis("index_select", dim)?;
         if ids.rank() != 1 {
-            return Err(Error::op("index_select", format!("ids {:?} are not a vector", ids.shape())));
+            return Err(Error::op(
+                "index_select",
+                format!("ids {:?} are not a vector", ids.shape()),
+            ));
         }
         let (ids, x) = (ids.packed()?, self.packed()?);
         let (outer, n, inner) = around(self.shape(), axis);
@@ -193,13 +200,17 @@ pub(super) fn entries() -> Vec<Entry> {
             })
             .errors(|| {
                 vec![
-                    ErrorCase::new("src of another shape", "src has shape [2], expected [1]", || {
-                        vec![
-                            Tensor::zeros([3], DType::F32),
-                            Tensor::zeros([1], DType::U32),
-                            Tensor::zeros([2], DType::F32),
-                        ]
-                    }),
+                    ErrorCase::new(
+                        "src of another shape",
+                        "src has shape [2], expected [1]",
+                        || {
+                            vec![
+                                Tensor::zeros([3], DType::F32),
+                                Tensor::zeros([1], DType::U32),
+                                Tensor::zeros([2], DType::F32),
+                            ]
+                        },
+                    ),
                     ErrorCase::new("an id too large", "not below 3", || {
                         vec![
                             Tensor::zeros([3], DType::F32),

@@ -109,4 +109,3 @@ pub(super) fn entries() -> Vec<Entry> {
         .tolerance(3e-6),
     ]
 }
-

@@ -168,7 +168,9 @@ pub(super) fn entries() -> Vec<Entry> {
         Entry::new("matmul", |x, _| Ok(vec![x[0].matmul(&x[1])?]))
             .samples(move || {
                 shapes
-                    .map(|[a, b]| Sample::of([Input::float(a, -1.0, 1.0), Input::float(b, -1.0, 1.0)]))
+                    .map(|[a, b]| {
+                        Sample::of([Input::float(a, -1.0, 1.0), Input::float(b, -1.0, 1.0)])
+                    })
                     .into()
             })
             .errors(|| {
@@ -177,7 +179,10 @@ pub(super) fn entries() -> Vec<Entry> {
                         vec![Tensor::zeros([2, 3], DType::F32), Tensor::zeros([2, 3], DType::F32)]
                     }),
                     ErrorCase::new("leading axes", "leading axes do not broadcast", || {
-                        vec![Tensor::zeros([2, 2, 3], DType::F32), Tensor::zeros([3, 3, 2], DType::F32)]
+                        vec![
+                            Tensor::zeros([2, 2, 3], DType::F32),
+                            Tensor::zeros([3, 3, 2], DType::F32),
+                        ]
                     }),
                     ErrorCase::new("a scalar", "scalar", || {
                         vec![Tensor::zeros((), DType::F32), Tensor::zeros([3, 2], DType::F32)]

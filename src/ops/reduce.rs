@@ -243,7 +243,9 @@ pub(super) fn entries() -> Vec<Entry> {
         .samples(|| {
             let shapes: [&[usize]; 4] = [&[2, 3], &[4, 3, 2], &[1], &[0, 2]];
             let sample = |(shape, dim)| {
-                Sample::of([Input::float(shape, -2.0, 2.0)]).ints("dim", &[dim]).flag("keepdim", dim == 1)
+                Sample::of([Input::float(shape, -2.0, 2.0)])
+                    .ints("dim", &[dim])
+                    .flag("keepdim", dim == 1)
             };
             shapes.into_iter().zip([-1, 1, 0, 1]).map(sample).collect()
         })

@@ -118,9 +118,13 @@ pub fn rnn_sequence(
 /// Inputs for the tests of the three recurrent operations: gx, w_hh, the states and, last, the bias.
 pub(super) fn sequence_samples(gates: usize, states: usize) -> Vec<Sample> {
     let mut samples = Vec::new();
-    for (t, b, h, bias, reverse) in
-        [(3, 2, 3, true, false), (2, 1, 2, false, false), (3, 2, 2, true, true), (0, 2, 3, true, false), (1, 3, 17, true, false)]
-    {
+    for (t, b, h, bias, reverse) in [
+        (3, 2, 3, true, false),
+        (2, 1, 2, false, false),
+        (3, 2, 2, true, true),
+        (0, 2, 3, true, false),
+        (1, 3, 17, true, false),
+    ] {
         let float = |shape: &[usize]| Input::float(shape, -0.8, 0.8);
         let mut inputs = vec![float(&[t, b, gates * h]), float(&[gates * h, h])];
         inputs.extend((0..states).map(|_| float(&[b, h])));

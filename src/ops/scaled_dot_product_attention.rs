@@ -107,7 +107,10 @@ fn plan(shape: Shape, options: &Attention) -> Result<(Plan, Option<Tensor>)> {
     if options.causal && shape.tq > shape.tk {
         return Err(Error::op(
             OP,
-            format!("causal with {} queries for {} keys: queries before the first key", shape.tq, shape.tk),
+            format!(
+                "causal with {} queries for {} keys: queries before the first key",
+                shape.tq, shape.tk
+            ),
         ));
     }
     let dropout = options.dropout.filter(|&(p, _)| p > 0.0);
@@ -117,7 +120,10 @@ fn plan(shape: Shape, options: &Attention) -> Result<(Plan, Option<Tensor>)> {
         return Err(Error::op(OP, format!("dropout p = {p} is not a probability")));
     }
     let scale = options.scale.unwrap_or(1.0 / (shape.d.max(1) as f64).sqrt());
-    Ok((Plan { shape, causal: options.causal, scale, dropout }, mask.map(Tensor::packed).transpose()?))
+    Ok((
+        Plan { shape, causal: options.causal, scale, dropout },
+        mask.map(Tensor::packed).transpose()?,
+    ))
 }
 
 /// Attention of queries `[B, H, Tq, D]` to keys and values `[B, H, Tk, D]` under any strides:
@@ -166,7 +172,8 @@ pub fn scaled_dot_product_attention(
             let Shape { batch, heads, tq, tk, d } = plan.shape;
             let [q, k, v] = [ctx.take(0)?, ctx.take(1)?, ctx.take(2)?];
             let (o, lse, mask) = (ctx.take(3)?, ctx.take(4)?, ctx.take_option(5));
-            let ((q, qs), (k, ks), (v, vs), (d_o, dos)) = (dense(&q)?, dense(&k)?, dense(&v)?, dense(&d_o)?);
+            let ((q, qs), (k, ks), (v, vs), (d_o, dos)) =
+                (dense(&q)?, dense(&k)?, dense(&v)?, dense(&d_o)?);
             let os = Strides { batch: tq * heads * d, head: d, row: heads * d };
             let (mut dq, dqs) = heads_inside(batch, heads, tq, d, q.dtype())?;
             let (mut dk, dks) = heads_inside(batch, heads, tk, d, q.dtype())?;
@@ -200,7 +207,10 @@ pub fn self_attention_qkv(qkv: &Tensor, heads: usize, options: &Attention) -> Re
         return self_attention_qkv(&wide, heads, options)?.to_dtype(qkv.dtype());
     }
     let (&[batch, t, width], true) = (qkv.shape(), heads > 0) else {
-        return Err(Error::op(OP, format!("qkv has shape {:?}, expected [B, T, 3·C]", qkv.shape())));
+        return Err(Error::op(
+            OP,
+            format!("qkv has shape {:?}, expected [B, T, 3·C]", qkv.shape()),
+        ));
     };
     if !width.is_multiple_of(3 * heads) {
         return Err(Error::op(OP, format!("width {width} is not 3 × {heads} heads × D")));

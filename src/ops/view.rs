@@ -8,7 +8,7 @@ use super::registry::{Entry, ErrorCase, Input, Sample};
 use crate::autograd::record;
 use crate::cpu::strided;
 use crate::error::{Error, Result};
-use crate::tensor::{Dims, DType, IntoShape, Layout, Tensor, checked_numel, for_float};
+use crate::tensor::{DType, Dims, IntoShape, Layout, Tensor, checked_numel, for_float};
 
 impl Tensor {
     /// The same elements, row-major, under another shape; a view where the strides allow it, a copy
@@ -65,7 +65,9 @@ impl Tensor {
         let (a, b) = (self.axis("transpose", dim0)?, self.axis("transpose", dim1)?);
         record("transpose", &[self])
             .ints(&[a, b])
-            .backward(|ctx, dy| one(dy.with_layout(dy.layout().transpose(ctx.ints[0], ctx.ints[1]))))
+            .backward(
+                |ctx, dy| one(dy.with_layout(dy.layout().transpose(ctx.ints[0], ctx.ints[1]))),
+            )
             .output(self.with_layout(self.layout().transpose(a, b)))
     }
 
@@ -214,7 +216,11 @@ impl Tensor {
         if self.shape()[axis] != 1 {
             return Err(Error::op(
                 "squeeze",
-                format!("axis {dim} of shape {:?} has size {}, not 1", self.shape(), self.shape()[axis]),
+                format!(
+                    "axis {dim} of shape {:?} has size {}, not 1",
+                    self.shape(),
+                    self.shape()[axis]
+                ),
             ));
         }
         record("squeeze", &[self])

@@ -67,9 +67,11 @@ pub(crate) struct Layout {
 /// The number of elements of a shape, or `None` where the product overflows.
 pub(crate) fn checked_numel(shape: &[usize]) -> Option<usize> {
     // A zero anywhere makes the product 0, but the other sizes must still be sane numbers.
-    shape.iter().filter(|&&n| n != 0).try_fold(1usize, |product, &n| product.checked_mul(n)).map(
-        |product| if shape.contains(&0) { 0 } else { product },
-    )
+    shape
+        .iter()
+        .filter(|&&n| n != 0)
+        .try_fold(1usize, |product, &n| product.checked_mul(n))
+        .map(|product| if shape.contains(&0) { 0 } else { product })
 }
 
 /// Row-major strides: the last axis is dense.
@@ -174,7 +176,8 @@ impl Layout {
 
     pub(crate) fn unsqueeze(&self, axis: usize) -> Layout {
         let mut layout = self.clone();
-        let stride = if axis < self.shape.len() { self.shape[axis] * self.strides[axis] } else { 1 };
+        let stride =
+            if axis < self.shape.len() { self.shape[axis] * self.strides[axis] } else { 1 };
         layout.shape.insert(axis, 1);
         layout.strides.insert(axis, stride);
         layout
@@ -190,8 +193,13 @@ impl Layout {
         // Match runs of old axes with runs of new axes of the same product; inside a run the old
         // axes must be mergeable, that is, each stride the product of the next size and stride.
         let mut strides = Dims::from_elem(0, shape.len());
-        let old: SmallVec<[(usize, usize); 6]> =
-            self.shape.iter().copied().zip(self.strides.iter().copied()).filter(|a| a.0 != 1).collect();
+        let old: SmallVec<[(usize, usize); 6]> = self
+            .shape
+            .iter()
+            .copied()
+            .zip(self.strides.iter().copied())
+            .filter(|a| a.0 != 1)
+            .collect();
         let (mut i, mut j) = (0, 0);
         while i < old.len() {
             let (mut have, mut want) = (old[i].0, 1);

@@ -353,7 +353,10 @@ impl Tensor {
     pub fn make_mut<E: Element>(&mut self) -> Result<&mut [E]> {
         self.expect_dtype::<E>("make_mut")?;
         if self.history.is_some() {
-            return Err(Error::op("make_mut", "the tensor is tracked by autograd; detach() it first"));
+            return Err(Error::op(
+                "make_mut",
+                "the tensor is tracked by autograd; detach() it first",
+            ));
         }
         if !(self.storage.is_unique() && self.is_contiguous()) {
             *self = self.copy()?;
@@ -387,7 +390,8 @@ impl Tensor {
     pub(crate) fn slice_mut<E: Element>(&mut self) -> &mut [E] {
         debug_assert!(self.dtype == E::DTYPE && self.is_contiguous());
         let (offset, numel) = (self.layout.offset, self.numel());
-        let whole = self.storage.as_mut_slice().expect("only a tensor with one owner is written to");
+        let whole =
+            self.storage.as_mut_slice().expect("only a tensor with one owner is written to");
         &mut whole[offset..][..numel]
     }
 

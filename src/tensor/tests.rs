@@ -4,7 +4,10 @@ use super::*;
 fn printing_lines_up_and_elides() {
     let t = Tensor::from_slice(&[1.0f32, -2.5, 3.25, 400.0, 5.0, -6.0], [2, 3]).unwrap();
     let text = t.to_string();
-    assert_eq!(text, "[[  1.0000,  -2.5000,   3.2500],\n [400.0000,   5.0000,  -6.0000]]  f32 [2, 3]");
+    assert_eq!(
+        text,
+        "[[  1.0000,  -2.5000,   3.2500],\n [400.0000,   5.0000,  -6.0000]]  f32 [2, 3]"
+    );
     let scalar = Tensor::scalar(2.0, DType::F32).unwrap();
     assert_eq!(scalar.to_string(), "2.0000  f32 []");
     let empty = Tensor::zeros([0, 3], DType::F32).unwrap();
