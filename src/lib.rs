@@ -21,6 +21,8 @@
 pub mod autograd;
 pub mod cpu;
 pub mod error;
+pub mod models;
+pub mod nn;
 pub mod ops;
 pub mod tensor;
 pub mod text;

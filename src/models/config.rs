@@ -312,69 +312,75 @@ impl ModelConfig {
         }
     }
 
+    /// Every entry that must be at least 1, by name.
+    fn sizes(&self) -> Vec<(&'static str, usize)> {
+        match self {
+            ModelConfig::Gpt(c) => vec![
+                ("vocab_size", c.vocab_size),
+                ("n_positions", c.n_positions),
+                ("n_embd", c.n_embd),
+                ("n_layer", c.n_layer),
+                ("n_head", c.n_head),
+                ("n_inner", c.n_inner.unwrap_or(1)),
+            ],
+            ModelConfig::Bert(c) => vec![
+                ("vocab_size", c.vocab_size),
+                ("hidden_size", c.hidden_size),
+                ("num_hidden_layers", c.num_hidden_layers),
+                ("num_attention_heads", c.num_attention_heads),
+                ("intermediate_size", c.intermediate_size),
+                ("max_position_embeddings", c.max_position_embeddings),
+                ("type_vocab_size", c.type_vocab_size),
+            ],
+            ModelConfig::Rnn(c) => vec![
+                ("vocab_size", c.vocab_size),
+                ("embedding_size", c.embedding_size),
+                ("hidden_size", c.hidden_size),
+                ("num_layers", c.num_layers),
+                ("context_length", c.context_length),
+                ("type_vocab_size", c.type_vocab_size.max(1)),
+            ],
+        }
+    }
+
+    /// Every dropout probability, by name.
+    fn probabilities(&self) -> Vec<(&'static str, f64)> {
+        match self {
+            ModelConfig::Gpt(c) => vec![
+                ("resid_pdrop", c.resid_pdrop),
+                ("embd_pdrop", c.embd_pdrop),
+                ("attn_pdrop", c.attn_pdrop),
+            ],
+            ModelConfig::Bert(c) => vec![
+                ("hidden_dropout_prob", c.hidden_dropout_prob),
+                ("attention_probs_dropout_prob", c.attention_probs_dropout_prob),
+                ("classifier_dropout", c.classifier_dropout.unwrap_or(0.0)),
+            ],
+            ModelConfig::Rnn(c) => vec![("dropout", c.dropout)],
+        }
+    }
+
     /// Checks that the sizes make a model.
     ///
     /// # Errors
     /// With a sentence on the first thing that does not fit.
     pub fn validate(&self) -> Result<()> {
         let refuse = |text: String| Err(Error::Usage(text));
-        let (sizes, probabilities, eps): (&[(&str, usize)], &[(&str, f64)], f64) = match self {
-            ModelConfig::Gpt(c) => (
-                &[
-                    ("vocab_size", c.vocab_size),
-                    ("n_positions", c.n_positions),
-                    ("n_embd", c.n_embd),
-                    ("n_layer", c.n_layer),
-                    ("n_head", c.n_head),
-                    ("n_inner", c.n_inner.unwrap_or(1)),
-                ],
-                &[
-                    ("resid_pdrop", c.resid_pdrop),
-                    ("embd_pdrop", c.embd_pdrop),
-                    ("attn_pdrop", c.attn_pdrop),
-                ],
-                c.layer_norm_epsilon,
-            ),
-            ModelConfig::Bert(c) => (
-                &[
-                    ("vocab_size", c.vocab_size),
-                    ("hidden_size", c.hidden_size),
-                    ("num_hidden_layers", c.num_hidden_layers),
-                    ("num_attention_heads", c.num_attention_heads),
-                    ("intermediate_size", c.intermediate_size),
-                    ("max_position_embeddings", c.max_position_embeddings),
-                    ("type_vocab_size", c.type_vocab_size),
-                ],
-                &[
-                    ("hidden_dropout_prob", c.hidden_dropout_prob),
-                    ("attention_probs_dropout_prob", c.attention_probs_dropout_prob),
-                    ("classifier_dropout", c.classifier_dropout.unwrap_or(0.0)),
-                ],
-                c.layer_norm_eps,
-            ),
-            ModelConfig::Rnn(c) => (
-                &[
-                    ("vocab_size", c.vocab_size),
-                    ("embedding_size", c.embedding_size),
-                    ("hidden_size", c.hidden_size),
-                    ("num_layers", c.num_layers),
-                    ("context_length", c.context_length),
-                    ("type_vocab_size", c.type_vocab_size.max(1)),
-                ],
-                &[("dropout", c.dropout)],
-                1e-5,
-            ),
-        };
-        for &(name, size) in sizes {
+        for (name, size) in self.sizes() {
             if size == 0 || size >= MOST {
                 return refuse(format!("{name} = {size}: a model needs a size from 1 to {}", MOST - 1));
             }
         }
-        for &(name, p) in probabilities {
+        for (name, p) in self.probabilities() {
             if !(0.0..1.0).contains(&p) {
                 return refuse(format!("{name} = {p}: dropout is a probability from 0 to below 1"));
             }
         }
+        let eps = match self {
+            ModelConfig::Gpt(c) => c.layer_norm_epsilon,
+            ModelConfig::Bert(c) => c.layer_norm_eps,
+            ModelConfig::Rnn(_) => 0.0,
+        };
         if !(0.0..1.0).contains(&eps) {
             return refuse(format!("the epsilon of the norms is {eps}; expected a small positive number"));
         }

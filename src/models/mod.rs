@@ -237,6 +237,8 @@ pub struct State {
     seen: usize,
 }
 
+// A box would be an allocation in each step of a recurrent model.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone)]
 enum Memory {
     /// Keys and values, one cache a layer.
