@@ -12,12 +12,12 @@
 //! Names are Hugging Face's, `bert.…` and `cls.predictions.…`. Pretraining is by masked tokens alone; it has no
 //! gradient for the pooler, which stays frozen until a classifier wants it.
 
-use super::{
-    BertConfig, Inputs, LanguageModel, ModelConfig, Purpose, State, check_context,
-};
+use super::{BertConfig, Inputs, LanguageModel, ModelConfig, Purpose, State, check_context};
 use crate::autograd::Scope;
 use crate::error::{Error, Result};
-use crate::nn::{Activation, Dropout, Embedding, Init, LayerNorm, Linear, Module, Parameter, Visitor};
+use crate::nn::{
+    Activation, Dropout, Embedding, Init, LayerNorm, Linear, Module, Parameter, Visitor,
+};
 use crate::ops::{self, Attention, CrossEntropy};
 use crate::tensor::{DType, Tensor};
 
@@ -209,9 +209,11 @@ impl Bert {
         let words = inner.at("word_embeddings");
         let mut table = words.normal("weight", [c.vocab_size, c.hidden_size], std)?;
         table.make_mut::<f32>()?[c.pad_token_id * c.hidden_size..][..c.hidden_size].fill(0.0);
-        let table_of = |name: &str, rows| Embedding::normal(&inner.at(name), rows, c.hidden_size, std);
+        let table_of =
+            |name: &str, rows| Embedding::normal(&inner.at(name), rows, c.hidden_size, std);
         let layer = |i| Layer::new(&at.at(format_args!("encoder.layer.{i}")), c);
-        let pooler = Linear::normal(&at.at("pooler.dense"), c.hidden_size, c.hidden_size, true, std)?;
+        let pooler =
+            Linear::normal(&at.at("pooler.dense"), c.hidden_size, c.hidden_size, true, std)?;
         let mut bert = Bert {
             words: Embedding::from_values(&words, table)?,
             positions: table_of("position_embeddings", c.max_position_embeddings)?,
@@ -276,12 +278,20 @@ impl LanguageModel for Bert {
     fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         match &self.head {
             Some(head) => head.forward(hidden, &self.words),
-            None => Err(Error::op("bert", "the head that predicts tokens was taken out for a classifier")),
+            None => Err(Error::op(
+                "bert",
+                "the head that predicts tokens was taken out for a classifier",
+            )),
         }
     }
 
     /// Runs the head on the masked positions only, a seventh of all.
-    fn loss_with(&self, inputs: &Inputs<'_>, targets: &Tensor, options: &CrossEntropy) -> Result<Tensor> {
+    fn loss_with(
+        &self,
+        inputs: &Inputs<'_>,
+        targets: &Tensor,
+        options: &CrossEntropy,
+    ) -> Result<Tensor> {
         let (b, t) = inputs.size()?;
         if targets.shape() != [b, t] {
             return Err(Error::op(
@@ -290,7 +300,8 @@ impl LanguageModel for Bert {
             ));
         }
         let all = targets.to_vec::<u32>()?;
-        let counts = |(at, &target): (usize, &u32)| (target != options.ignore_index).then_some(at as u32);
+        let counts =
+            |(at, &target): (usize, &u32)| (target != options.ignore_index).then_some(at as u32);
         let places: Vec<u32> = all.iter().enumerate().filter_map(counts).collect();
         let places = Tensor::from_slice(&places, places.len())?;
         let hidden = self.hidden(inputs)?.reshape([b * t, self.sizes.hidden_size])?;

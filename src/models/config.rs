@@ -368,7 +368,10 @@ impl ModelConfig {
         let refuse = |text: String| Err(Error::Usage(text));
         for (name, size) in self.sizes() {
             if size == 0 || size >= MOST {
-                return refuse(format!("{name} = {size}: a model needs a size from 1 to {}", MOST - 1));
+                return refuse(format!(
+                    "{name} = {size}: a model needs a size from 1 to {}",
+                    MOST - 1
+                ));
             }
         }
         for (name, p) in self.probabilities() {
@@ -382,7 +385,9 @@ impl ModelConfig {
             ModelConfig::Rnn(_) => 0.0,
         };
         if !(0.0..1.0).contains(&eps) {
-            return refuse(format!("the epsilon of the norms is {eps}; expected a small positive number"));
+            return refuse(format!(
+                "the epsilon of the norms is {eps}; expected a small positive number"
+            ));
         }
         let divides = |heads: usize, width: usize| match width % heads {
             0 => Ok(()),
@@ -408,7 +413,10 @@ impl ModelConfig {
             }
             ModelConfig::Rnn(c) => {
                 if !matches!(c.nonlinearity.as_str(), "tanh" | "relu") {
-                    return refuse(format!("nonlinearity `{}` is neither tanh nor relu", c.nonlinearity));
+                    return refuse(format!(
+                        "nonlinearity `{}` is neither tanh nor relu",
+                        c.nonlinearity
+                    ));
                 }
                 if c.tie_word_embeddings && c.output_size() != c.embedding_size {
                     return refuse(format!(
@@ -442,11 +450,18 @@ impl ModelConfig {
         let model_type = match object.get("model_type") {
             Some(Value::String(name)) => name.as_str(),
             Some(other) => return Err(bad(format!("`model_type` is {other}, not a string"))),
-            None => return Err(bad("`model_type` is missing; known are gpt2, bert, rnn, lstm, gru".into())),
+            None => {
+                return Err(bad(
+                    "`model_type` is missing; known are gpt2, bert, rnn, lstm, gru".into()
+                ));
+            }
         };
         let flag = |key: &str| object.get(key).and_then(Value::as_bool);
         let unsupported = |key: &str| {
-            Err(bad(format!("`{key}` = {} is not supported", object.get(key).unwrap_or(&Value::Null))))
+            Err(bad(format!(
+                "`{key}` = {} is not supported",
+                object.get(key).unwrap_or(&Value::Null)
+            )))
         };
         let config = match model_type {
             "gpt2" | "gpt" => {
@@ -582,7 +597,8 @@ mod tests {
     fn what_a_file_does_not_say_is_the_original_default() {
         let config = ModelConfig::from_json(&json!({"model_type": "gpt2", "n_ctx": 32})).unwrap();
         assert_eq!(config, ModelConfig::Gpt(GptConfig { n_positions: 32, ..Default::default() }));
-        let config = ModelConfig::from_json(&json!({"model_type": "bert", "pad_token_id": null})).unwrap();
+        let config =
+            ModelConfig::from_json(&json!({"model_type": "bert", "pad_token_id": null})).unwrap();
         assert_eq!(config, ModelConfig::Bert(BertConfig::default()));
     }
 
@@ -602,7 +618,10 @@ mod tests {
             (json!({"model_type": "gpt2", "activation_function": "mish"}), "`mish`"),
             (json!({"model_type": "gpt2", "resid_pdrop": 1.0}), "resid_pdrop = 1"),
             (json!({"model_type": "gpt2", "add_cross_attention": true}), "add_cross_attention"),
-            (json!({"model_type": "bert", "position_embedding_type": "relative_key"}), "relative_key"),
+            (
+                json!({"model_type": "bert", "position_embedding_type": "relative_key"}),
+                "relative_key",
+            ),
             (json!({"model_type": "bert", "pad_token_id": 99999}), "pad_token_id 99999"),
             (json!({"model_type": "lstm", "nonlinearity": "elu"}), "elu"),
             (json!({"model_type": "gru", "tie_word_embeddings": true, "hidden_size": 5}), "tied"),

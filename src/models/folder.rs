@@ -58,7 +58,8 @@ fn name_here(config: &ModelConfig, name: &str) -> Option<String> {
             if name == "cls.predictions.decoder.weight" || name == "cls.predictions.decoder.bias" {
                 return None;
             }
-            let bare = ["embeddings.", "encoder.", "pooler."].iter().any(|start| name.starts_with(start));
+            let bare =
+                ["embeddings.", "encoder.", "pooler."].iter().any(|start| name.starts_with(start));
             let name = if bare { format!("bert.{name}") } else { name.to_owned() };
             Some(match name.rsplit_once('.') {
                 Some((front, "gamma")) if front.ends_with("LayerNorm") => format!("{front}.weight"),
@@ -212,7 +213,9 @@ fn labels_of(json: &Map<String, Value>) -> Result<Vec<String>> {
         let slot = id.parse::<usize>().ok().and_then(|id| labels.get_mut(id));
         match (slot, label) {
             (Some(slot), Value::String(label)) => *slot = Some(label.clone()),
-            _ => return Err(Error::Data(format!("{CONFIG}: id2label has the entry {id}: {label}"))),
+            _ => {
+                return Err(Error::Data(format!("{CONFIG}: id2label has the entry {id}: {label}")));
+            }
         }
     }
     labels.into_iter().collect::<Option<_>>().ok_or_else(|| {
@@ -221,15 +224,23 @@ fn labels_of(json: &Map<String, Value>) -> Result<Vec<String>> {
 }
 
 /// Loads tensors into `module`, where only what belongs to a head may be missing or too much. Returns those.
-fn load(module: &dyn Module, tensors: &StateDict, dir: &Path) -> Result<(Vec<String>, Vec<String>)> {
+fn load(
+    module: &dyn Module,
+    tensors: &StateDict,
+    dir: &Path,
+) -> Result<(Vec<String>, Vec<String>)> {
     let bad = |text: String| Error::Data(format!("{}: {text}", dir.display()));
     let mut known = std::collections::HashSet::new();
     module.for_each_parameter(&mut |name, _| {
         known.insert(name.to_owned());
     });
-    let there: std::collections::HashSet<&str> = tensors.iter().map(|(name, _)| name.as_str()).collect();
-    let missing: Vec<String> =
-        known.iter().filter(|name| !is_head(name) && !there.contains(name.as_str())).cloned().collect();
+    let there: std::collections::HashSet<&str> =
+        tensors.iter().map(|(name, _)| name.as_str()).collect();
+    let missing: Vec<String> = known
+        .iter()
+        .filter(|name| !is_head(name) && !there.contains(name.as_str()))
+        .cloned()
+        .collect();
     let extra: Vec<String> = tensors
         .iter()
         .map(|(name, _)| name)
@@ -244,7 +255,10 @@ fn load(module: &dyn Module, tensors: &StateDict, dir: &Path) -> Result<(Vec<Str
         }
     }
     if !complaints.is_empty() {
-        return Err(bad(format!("the weights are not those of {CONFIG}; {}", complaints.join("; "))));
+        return Err(bad(format!(
+            "the weights are not those of {CONFIG}; {}",
+            complaints.join("; ")
+        )));
     }
     let report = module.load_state_dict(tensors, false).map_err(|e| bad(e.to_string()))?;
     Ok((report.missing, report.unexpected))

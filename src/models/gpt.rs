@@ -13,11 +13,14 @@
 //! with depth.
 
 use super::{
-    GptConfig, Inputs, LanguageModel, Memory, ModelConfig, Purpose, State, at_positions, check_context,
+    GptConfig, Inputs, LanguageModel, Memory, ModelConfig, Purpose, State, at_positions,
+    check_context,
 };
 use crate::autograd::{Scope, no_grad};
 use crate::error::{Error, Result};
-use crate::nn::{Activation, Dropout, Embedding, Init, KvCache, LayerNorm, Linear, Module, Visitor};
+use crate::nn::{
+    Activation, Dropout, Embedding, Init, KvCache, LayerNorm, Linear, Module, Visitor,
+};
 use crate::ops::{self, Attention};
 use crate::tensor::Tensor;
 
@@ -44,7 +47,12 @@ impl SelfAttention {
         })
     }
 
-    fn forward(&self, x: &Tensor, mask: Option<&Tensor>, cache: Option<&mut KvCache>) -> Result<Tensor> {
+    fn forward(
+        &self,
+        x: &Tensor,
+        mask: Option<&Tensor>,
+        cache: Option<&mut KvCache>,
+    ) -> Result<Tensor> {
         let _scope = self.scope.enter();
         let options = Attention {
             causal: true,
@@ -141,7 +149,12 @@ impl Block {
         })
     }
 
-    fn forward(&self, x: &Tensor, mask: Option<&Tensor>, cache: Option<&mut KvCache>) -> Result<Tensor> {
+    fn forward(
+        &self,
+        x: &Tensor,
+        mask: Option<&Tensor>,
+        cache: Option<&mut KvCache>,
+    ) -> Result<Tensor> {
         let _scope = self.scope.enter();
         let x = x.add(&self.attn.forward(&self.ln_1.forward(x)?, mask, cache)?)?;
         x.add(&self.mlp.forward(&self.ln_2.forward(&x)?)?)
@@ -253,7 +266,10 @@ impl LanguageModel for Gpt {
         let c = &self.sizes;
         let dtype = self.wte.weight.dtype();
         let cache = |_| KvCache::new(batch, c.n_positions, c.n_embd, dtype);
-        Ok(State { memory: Memory::Keys((0..c.n_layer).map(cache).collect::<Result<_>>()?), seen: 0 })
+        Ok(State {
+            memory: Memory::Keys((0..c.n_layer).map(cache).collect::<Result<_>>()?),
+            seen: 0,
+        })
     }
 
     fn hidden_with_state(&self, ids: &Tensor, state: &mut State) -> Result<Tensor> {
@@ -261,7 +277,10 @@ impl LanguageModel for Gpt {
             return Err(Error::op("gpt", "the state belongs to a recurrent model"));
         };
         if caches.len() != self.blocks.len() {
-            return Err(Error::op("gpt", "the state belongs to a model with another number of layers"));
+            return Err(Error::op(
+                "gpt",
+                "the state belongs to a model with another number of layers",
+            ));
         }
         no_grad(|| {
             let _scope = self.scope.enter();

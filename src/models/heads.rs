@@ -93,7 +93,12 @@ impl SequenceClassifier {
     ///
     /// # Errors
     /// As [`LanguageModel::hidden`].
-    pub fn loss(&self, inputs: &Inputs<'_>, targets: &Tensor, options: &CrossEntropy) -> Result<Tensor> {
+    pub fn loss(
+        &self,
+        inputs: &Inputs<'_>,
+        targets: &Tensor,
+        options: &CrossEntropy,
+    ) -> Result<Tensor> {
         ops::cross_entropy(&self.logits(inputs)?, targets, options)
     }
 
@@ -133,7 +138,11 @@ impl TokenClassifier {
     ///
     /// # Errors
     /// For no labels, or one twice.
-    pub fn new(mut body: Box<dyn LanguageModel>, labels: Vec<String>, seed: u64) -> Result<TokenClassifier> {
+    pub fn new(
+        mut body: Box<dyn LanguageModel>,
+        labels: Vec<String>,
+        seed: u64,
+    ) -> Result<TokenClassifier> {
         body.prepare_for(Purpose::TokenClassification);
         let config = body.config();
         let classifier = linear(config, "classifier", config.hidden_size(), &labels, seed)?;
@@ -153,7 +162,12 @@ impl TokenClassifier {
     ///
     /// # Errors
     /// As [`LanguageModel::hidden`].
-    pub fn loss(&self, inputs: &Inputs<'_>, targets: &Tensor, options: &CrossEntropy) -> Result<Tensor> {
+    pub fn loss(
+        &self,
+        inputs: &Inputs<'_>,
+        targets: &Tensor,
+        options: &CrossEntropy,
+    ) -> Result<Tensor> {
         ops::cross_entropy(&self.logits(inputs)?, targets, options)
     }
 

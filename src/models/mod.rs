@@ -72,7 +72,11 @@ impl<'a> Inputs<'a> {
             {
                 return Err(Error::op(
                     "Inputs",
-                    format!("{what} is {} {:?}, expected u32 [{b}, {t}]", other.dtype(), other.shape()),
+                    format!(
+                        "{what} is {} {:?}, expected u32 [{b}, {t}]",
+                        other.dtype(),
+                        other.shape()
+                    ),
                 ));
             }
         }
@@ -197,7 +201,12 @@ pub trait LanguageModel: Module {
     ///
     /// # Errors
     /// As [`LanguageModel::hidden`].
-    fn loss_with(&self, inputs: &Inputs<'_>, targets: &Tensor, options: &CrossEntropy) -> Result<Tensor> {
+    fn loss_with(
+        &self,
+        inputs: &Inputs<'_>,
+        targets: &Tensor,
+        options: &CrossEntropy,
+    ) -> Result<Tensor> {
         let hidden = self.hidden(inputs)?;
         ops::cross_entropy(&self.logits(&hidden)?, targets, options)
     }
@@ -300,7 +309,9 @@ impl State {
         let fits = mine.len() == tensors.len()
             && mine.iter().zip(tensors).all(|((a, x), (b, y))| a == b && x.shape() == y.shape());
         if !fits {
-            return Err(Error::Data("the saved state is not one of this model and batch size".into()));
+            return Err(Error::Data(
+                "the saved state is not one of this model and batch size".into(),
+            ));
         }
         if let (Memory::Recurrent(state), Some((_, h))) = (&mut self.memory, tensors.first()) {
             *state = RecurrentState { h: h.detach(), c: tensors.get(1).map(|(_, c)| c.detach()) };
@@ -313,7 +324,10 @@ impl State {
 /// The vectors of x `[B, T, C]` at one position of each row, `[B, C]`.
 pub(crate) fn at_positions(x: &Tensor, positions: impl Iterator<Item = usize>) -> Result<Tensor> {
     let &[b, t, c] = x.shape() else {
-        return Err(Error::op("pooled", format!("hidden states {:?} are not [B, T, C]", x.shape())));
+        return Err(Error::op(
+            "pooled",
+            format!("hidden states {:?} are not [B, T, C]", x.shape()),
+        ));
     };
     let rows: Vec<u32> = positions.enumerate().map(|(row, at)| (row * t + at) as u32).collect();
     x.reshape([b * t, c])?.index_select(0, &Tensor::from_slice(&rows, b)?)

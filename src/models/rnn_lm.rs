@@ -14,7 +14,8 @@ use super::{Inputs, LanguageModel, Memory, ModelConfig, Purpose, RnnConfig, Stat
 use crate::autograd::Scope;
 use crate::error::{Error, Result};
 use crate::nn::{
-    Dropout, Embedding, Init, Module, Parameter, Recurrent, RecurrentOptions, RecurrentState, Visitor,
+    Dropout, Embedding, Init, Module, Parameter, Recurrent, RecurrentOptions, RecurrentState,
+    Visitor,
 };
 use crate::ops;
 use crate::tensor::{DType, Tensor};
@@ -56,7 +57,11 @@ impl RnnLm {
         };
         let kind = c.recurrent_kind();
         let weight = || {
-            Parameter::new(decoder.uniform("weight", [c.vocab_size, c.output_size()], INIT_RANGE)?)
+            Parameter::new(decoder.uniform(
+                "weight",
+                [c.vocab_size, c.output_size()],
+                INIT_RANGE,
+            )?)
         };
         let types = || {
             let at = root.at("token_types");
@@ -91,7 +96,10 @@ impl RnnLm {
         match (types, &self.token_types) {
             (Some(types), Some(table)) => x = x.add(&table.forward(&types.transpose(0, 1)?)?)?,
             (Some(_), None) => {
-                return Err(Error::op("rnn", "token types were given, but the model has type_vocab_size 0"));
+                return Err(Error::op(
+                    "rnn",
+                    "token types were given, but the model has type_vocab_size 0",
+                ));
             }
             (None, Some(table)) => x = x.add(&table.rows(0, 1)?)?, // all of type 0
             (None, None) => {}
@@ -106,7 +114,8 @@ impl RnnLm {
             return Ok(());
         }
         Err(Error::Usage(
-            "a bidirectional model has read the token it should predict; set bidirectional = false".into(),
+            "a bidirectional model has read the token it should predict; set bidirectional = false"
+                .into(),
         ))
     }
 }
@@ -139,7 +148,10 @@ impl LanguageModel for RnnLm {
         self.refuse_both_directions()?;
         let _scope = self.head_scope.enter();
         let Some(bias) = self.decoder_bias.as_ref().map(Parameter::tensor) else {
-            return Err(Error::op("rnn", "the head that predicts tokens was taken out for a classifier"));
+            return Err(Error::op(
+                "rnn",
+                "the head that predicts tokens was taken out for a classifier",
+            ));
         };
         match &self.decoder_weight {
             Some(weight) => ops::linear(hidden, &weight.tensor(), Some(&bias)),

@@ -115,8 +115,9 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
 pub fn from_bytes(bytes: &[u8], name: &str) -> Result<StateDict> {
     let bad = |text: String| Error::Data(format!("{name}: {text}"));
     check_header(bytes).map_err(&bad)?;
-    let file = SafeTensors::deserialize(bytes)
-        .map_err(|e| bad(format!("not a sound safetensors file: {e}; it may be cut off, copy it again")))?;
+    let file = SafeTensors::deserialize(bytes).map_err(|e| {
+        bad(format!("not a sound safetensors file: {e}; it may be cut off, copy it again"))
+    })?;
     let mut tensors = StateDict::new();
     let mut names: Vec<&str> = file.names().into_iter().collect();
     names.sort_unstable();
@@ -128,9 +129,17 @@ pub fn from_bytes(bytes: &[u8], name: &str) -> Result<StateDict> {
             Dtype::BF16 => DType::BF16,
             Dtype::F16 => DType::F16,
             Dtype::U32 => DType::U32,
-            Dtype::BOOL | Dtype::U8 | Dtype::I8 | Dtype::I16 | Dtype::U16 | Dtype::I32 | Dtype::I64
+            Dtype::BOOL
+            | Dtype::U8
+            | Dtype::I8
+            | Dtype::I16
+            | Dtype::U16
+            | Dtype::I32
+            | Dtype::I64
             | Dtype::U64 => continue,
-            other => return Err(bad(format!("`{key}` has dtype {other:?}, which is not supported"))),
+            other => {
+                return Err(bad(format!("`{key}` has dtype {other:?}, which is not supported")));
+            }
         };
         let mut tensor = Tensor::empty(view.shape(), dtype)?;
         for_any!(dtype, E => {
@@ -148,7 +157,8 @@ fn check_header(bytes: &[u8]) -> std::result::Result<(), String> {
         return Err(format!("{} bytes are too few for a safetensors file", bytes.len()));
     };
     let length = u64::from_le_bytes(*length);
-    let header = usize::try_from(length).ok().filter(|&n| n <= LONGEST_HEADER).and_then(|n| rest.get(..n));
+    let header =
+        usize::try_from(length).ok().filter(|&n| n <= LONGEST_HEADER).and_then(|n| rest.get(..n));
     let Some(header) = header else {
         return Err(format!(
             "not a sound safetensors file: its header should have {length} bytes, the file has {}",
@@ -156,7 +166,8 @@ fn check_header(bytes: &[u8]) -> std::result::Result<(), String> {
         ));
     };
     let mut json = serde_json::Deserializer::from_slice(header);
-    json.deserialize_map(Header).map_err(|e| format!("the header of the weight file is damaged: {e}"))
+    json.deserialize_map(Header)
+        .map_err(|e| format!("the header of the weight file is damaged: {e}"))
 }
 
 /// Reads the header's keys one by one.
@@ -177,9 +188,12 @@ impl<'de> Visitor<'de> for Header {
             } else {
                 let shape = map.next_value_seed(Shape)?;
                 // A zero must not hide absurd sizes beside it.
-                let count = shape.iter().filter(|&&n| n != 0).try_fold(8u64, |p, &n| p.checked_mul(n));
+                let count =
+                    shape.iter().filter(|&&n| n != 0).try_fold(8u64, |p, &n| p.checked_mul(n));
                 if count.is_none_or(|bytes| bytes > i64::MAX as u64) {
-                    return Err(serde::de::Error::custom(format!("`{key}` has the absurd shape {shape:?}")));
+                    return Err(serde::de::Error::custom(format!(
+                        "`{key}` has the absurd shape {shape:?}"
+                    )));
                 }
             }
             if !seen.insert(key.clone()) {
@@ -259,7 +273,8 @@ fn read_shards(dir: &Path, index: &Path) -> Result<StateDict> {
     let mut shards: BTreeMap<PathBuf, Vec<&String>> = BTreeMap::new();
     for (name, file) in &parsed.weight_map {
         // A plain name of this folder and nothing else: no separators, no `..`, no drive.
-        let plain = !file.is_empty() && !file.contains(['/', '\\', ':']) && file != "." && file != "..";
+        let plain =
+            !file.is_empty() && !file.contains(['/', '\\', ':']) && file != "." && file != "..";
         if !plain {
             return Err(bad(format!("the shard `{file}` is not a file name of this folder")));
         }
@@ -303,7 +318,8 @@ mod tests {
         list.push(("scalar".into(), Tensor::scalar(7.0, DType::F32).unwrap()));
         let bytes = to_bytes(&list).unwrap();
         assert_eq!(bytes, to_bytes(&list).unwrap(), "the same bytes each time");
-        let back: HashMap<String, Tensor> = from_bytes(&bytes, "file").unwrap().into_iter().collect();
+        let back: HashMap<String, Tensor> =
+            from_bytes(&bytes, "file").unwrap().into_iter().collect();
         for (name, tensor) in &list {
             assert_eq!(back[name].shape(), tensor.shape(), "{name}");
             assert_eq!(back[name].dtype(), tensor.dtype());
@@ -339,7 +355,10 @@ mod tests {
         ] {
             let error = from_bytes(&file(header, &vec![0; data]), "weights").unwrap_err();
             let message = error.to_string();
-            assert!(message.contains(expected) && message.contains("weights"), "{header}: {message}");
+            assert!(
+                message.contains(expected) && message.contains("weights"),
+                "{header}: {message}"
+            );
             assert_eq!(error.exit_code(), 3);
         }
         let mut far = good.clone();

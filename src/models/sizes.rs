@@ -41,10 +41,14 @@ impl ModelConfig {
     ) -> Result<ModelConfig> {
         let Some((_, sizes)) = ALL.iter().find(|(name, _)| *name == model) else {
             let names: Vec<&str> = ALL.iter().map(|(name, _)| *name).collect();
-            return Err(Error::Usage(format!("no model `{model}`; there are {}", names.join(", "))));
+            return Err(Error::Usage(format!(
+                "no model `{model}`; there are {}",
+                names.join(", ")
+            )));
         };
-        let no_size =
-            || Error::Usage(format!("{model} has no size `{size}`; there are {}", sizes.join(", ")));
+        let no_size = || {
+            Error::Usage(format!("{model} has no size `{size}`; there are {}", sizes.join(", ")))
+        };
         let mut config = match model {
             "gpt" => {
                 let (n_layer, n_head, n_embd, n_positions) = match size {
@@ -127,7 +131,11 @@ pub(super) fn num_parameters(config: &ModelConfig) -> Option<usize> {
     let total: u128 = match config {
         ModelConfig::Gpt(c) => {
             let (d, v, inner) = (n(c.n_embd), n(c.vocab_size), n(c.inner()));
-            let block = 2 * 2 * d + (3 * d * d + 3 * d) + (d * d + d) + (d * inner + inner) + (inner * d + d);
+            let block = 2 * 2 * d
+                + (3 * d * d + 3 * d)
+                + (d * d + d)
+                + (d * inner + inner)
+                + (inner * d + d);
             let head = if c.tie_word_embeddings { 0 } else { v * d };
             v * d + n(c.n_positions) * d + n(c.n_layer) * block + 2 * d + head
         }
@@ -139,12 +147,17 @@ pub(super) fn num_parameters(config: &ModelConfig) -> Option<usize> {
             tables + n(c.num_hidden_layers) * layer + pooler_and_head
         }
         ModelConfig::Rnn(c) => {
-            let (h, v, ways) = (n(c.hidden_size), n(c.vocab_size), if c.bidirectional { 2 } else { 1 });
+            let (h, v, ways) =
+                (n(c.hidden_size), n(c.vocab_size), if c.bidirectional { 2 } else { 1 });
             let gates = n(c.recurrent_kind().gates());
             let layer = |inputs: u128| ways * gates * h * (inputs + h + 2);
             let rest = (n(c.num_layers) - 1) * layer(ways * h);
             let head = if c.tie_word_embeddings { 0 } else { v * ways * h };
-            (v + n(c.type_vocab_size)) * n(c.embedding_size) + layer(n(c.embedding_size)) + rest + head + v
+            (v + n(c.type_vocab_size)) * n(c.embedding_size)
+                + layer(n(c.embedding_size))
+                + rest
+                + head
+                + v
         }
     };
     usize::try_from(total).ok().filter(|&n| n <= isize::MAX as usize / 16)
@@ -266,14 +279,19 @@ mod tests {
         let config = ModelConfig::preset("gpt", "nano", 65, None, None).unwrap();
         let rows = parameters_by_module(build(&config, 1).unwrap().as_ref());
         let names: Vec<(&str, usize)> = rows.iter().map(|r| (r.0.as_str(), r.1)).collect();
-        let expected =
-            [("transformer.wte", 1), ("transformer.wpe", 1), ("transformer.h", 4), ("transformer.ln_f", 1)];
+        let expected = [
+            ("transformer.wte", 1),
+            ("transformer.wpe", 1),
+            ("transformer.h", 4),
+            ("transformer.ln_f", 1),
+        ];
         assert_eq!(names, expected);
     }
 
     #[test]
     fn names_that_do_not_exist_are_answered_with_those_that_do() {
-        let message = |m: &str, s: &str| ModelConfig::preset(m, s, 10, None, None).unwrap_err().to_string();
+        let message =
+            |m: &str, s: &str| ModelConfig::preset(m, s, 10, None, None).unwrap_err().to_string();
         assert!(message("gpt", "huge").contains("nano, tiny, mini, small, gpt2"));
         assert!(message("llama", "nano").contains("gpt, bert, rnn, lstm, gru"));
         assert!(ModelConfig::preset("gpt", "nano", 0, None, None).is_err());

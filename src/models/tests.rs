@@ -48,12 +48,15 @@ fn a_fresh_model_knows_nothing_and_every_parameter_has_a_gradient() {
 #[test]
 fn first_weights_depend_on_the_seed_alone_and_have_the_papers_spread() {
     let config = ModelConfig::preset("gpt", "nano", 500, None, None).unwrap();
-    let (a, b, c) = (build(&config, 1).unwrap(), build(&config, 1).unwrap(), build(&config, 2).unwrap());
+    let (a, b, c) =
+        (build(&config, 1).unwrap(), build(&config, 1).unwrap(), build(&config, 2).unwrap());
     let spread = |x: &Tensor| {
         let v = x.to_f64_vec().unwrap();
         (v.iter().map(|x| x * x).sum::<f64>() / v.len() as f64).sqrt()
     };
-    for (((name, x), (_, y)), (_, z)) in a.state_dict().iter().zip(b.state_dict()).zip(c.state_dict()) {
+    for (((name, x), (_, y)), (_, z)) in
+        a.state_dict().iter().zip(b.state_dict()).zip(c.state_dict())
+    {
         assert_eq!(x.to_f64_vec().unwrap(), y.to_f64_vec().unwrap());
         if x.rank() == 1 {
             let start = if name.contains("ln_") && name.ends_with("weight") { 1.0 } else { 0.0 };
@@ -159,14 +162,16 @@ fn a_masked_loss_is_that_of_all_positions_with_most_ignored() {
     (targets[1], targets[7], targets[11]) = (3, 4, 5);
     let targets = Tensor::from_slice(&targets, [2, 6]).unwrap();
     let hidden = model.hidden(&Inputs::new(&ids)).unwrap();
-    let all = ops::cross_entropy(&model.logits(&hidden).unwrap(), &targets, &CrossEntropy::default());
+    let all =
+        ops::cross_entropy(&model.logits(&hidden).unwrap(), &targets, &CrossEntropy::default());
     assert_close(&model.loss(&ids, &targets).unwrap(), &all.unwrap(), 1e-6);
 }
 
 #[test]
 fn classifiers_have_hugging_faces_names_and_train_all_they_have() {
     let labels = || ["a", "b", "c"].map(str::to_owned).to_vec();
-    for (model, head) in [("gpt", "score.weight"), ("bert", "classifier.weight"), ("gru", "classifier.weight")]
+    for (model, head) in
+        [("gpt", "score.weight"), ("bert", "classifier.weight"), ("gru", "classifier.weight")]
     {
         let text = SequenceClassifier::new(build(&small(model), 1).unwrap(), labels(), 2).unwrap();
         let targets = Tensor::from_slice(&[0u32, 2], 2).unwrap();
@@ -175,12 +180,16 @@ fn classifiers_have_hugging_faces_names_and_train_all_they_have() {
         loss.backward().unwrap();
         let named = text.named_parameters();
         assert!(named.iter().any(|(name, _)| name == head));
-        assert_eq!(named.iter().any(|(name, _)| name == "score.bias"), false);
+        assert!(!named.iter().any(|(name, _)| name == "score.bias"));
         for (name, p) in named {
             assert!(p.grad().is_some(), "{model}: {name} has no gradient");
         }
         let tagger = TokenClassifier::new(build(&small(model), 1).unwrap(), labels(), 2).unwrap();
-        let loss = tagger.loss(&Inputs::new(&ids), &Tensor::full([2, 5], 1.0, DType::U32).unwrap(), &CrossEntropy::default());
+        let loss = tagger.loss(
+            &Inputs::new(&ids),
+            &Tensor::full([2, 5], 1.0, DType::U32).unwrap(),
+            &CrossEntropy::default(),
+        );
         loss.unwrap().backward().unwrap();
         for (name, p) in tagger.named_parameters() {
             assert!(p.grad().is_some(), "{model}: {name} has no gradient");
@@ -204,7 +213,8 @@ fn flops_from_sizes_are_those_of_the_trace() {
     for model in ["gpt", "bert", "rnn", "lstm", "gru"] {
         let model = build(&small(model), 3).unwrap();
         let ids = ids(3, 16, 1);
-        let (_, trace) = trace(|| model.logits(&model.hidden(&Inputs::new(&ids)).unwrap()).unwrap());
+        let (_, trace) =
+            trace(|| model.logits(&model.hidden(&Inputs::new(&ids)).unwrap()).unwrap());
         let traced: u64 =
             trace.entries.iter().filter(|e| products.contains(&e.name)).map(|e| e.flops).sum();
         assert_eq!(model.forward_flops(3, 16), traced, "{}", model.config().kind());
@@ -236,7 +246,8 @@ fn the_tutorials_models_run_and_learn() {
     let rnn = RnnModel::new(3, 8, 2, 1).unwrap();
     let x = Tensor::rand([4, 6, 3], DType::F32, Key { seed: 1, stream: 1, step: 0 }).unwrap();
     let targets = Tensor::from_slice(&[0u32, 1, 1, 0], 4).unwrap();
-    let loss = ops::cross_entropy(&rnn.forward(&x).unwrap(), &targets, &CrossEntropy::default()).unwrap();
+    let loss =
+        ops::cross_entropy(&rnn.forward(&x).unwrap(), &targets, &CrossEntropy::default()).unwrap();
     loss.backward().unwrap();
     assert!(rnn.named_parameters().iter().all(|(_, p)| p.grad().is_some()));
 

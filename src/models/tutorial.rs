@@ -22,11 +22,22 @@ impl RnnModel {
     ///
     /// # Errors
     /// For sizes of 0.
-    pub fn new(input_size: usize, hidden_size: usize, output_size: usize, seed: u64) -> Result<RnnModel> {
+    pub fn new(
+        input_size: usize,
+        hidden_size: usize,
+        output_size: usize,
+        seed: u64,
+    ) -> Result<RnnModel> {
         let at = Init::new(seed);
         let options = RecurrentOptions { batch_first: true, ..Default::default() };
         Ok(RnnModel {
-            rnn: Recurrent::new(&at.at("rnn"), RecurrentKind::RnnTanh, input_size, hidden_size, &options)?,
+            rnn: Recurrent::new(
+                &at.at("rnn"),
+                RecurrentKind::RnnTanh,
+                input_size,
+                hidden_size,
+                &options,
+            )?,
             fc: Linear::new(&at.at("fc"), hidden_size, output_size, true)?,
         })
     }
@@ -97,7 +108,14 @@ impl TransformerModel {
             position_embedding: Embedding::new(&at.at("position_embedding"), max_len, dim)?,
             token_type_embedding: Embedding::new(&at.at("token_type_embedding"), types, dim)?,
             dropout: Dropout::new(&at.at("dropout"), dropout)?,
-            encoder: TransformerEncoder::new(&at.at("encoder"), dim, nhead, num_layers, &options, false)?,
+            encoder: TransformerEncoder::new(
+                &at.at("encoder"),
+                dim,
+                nhead,
+                num_layers,
+                &options,
+                false,
+            )?,
             pooler: Linear::new(&at.at("pooler"), dim, dim, true)?,
             max_len,
         })
@@ -116,7 +134,10 @@ impl TransformerModel {
         padding_mask: Option<&Tensor>,
     ) -> Result<(Tensor, Tensor)> {
         let &[_, t] = ids.shape() else {
-            return Err(Error::op("TransformerModel", format!("ids {:?} are not [B, T]", ids.shape())));
+            return Err(Error::op(
+                "TransformerModel",
+                format!("ids {:?} are not [B, T]", ids.shape()),
+            ));
         };
         super::check_context("TransformerModel", t, self.max_len)?;
         let types = match token_type_ids {

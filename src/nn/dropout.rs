@@ -27,7 +27,9 @@ impl Dropout {
     /// When p is not in [0, 1).
     pub fn new(at: &Init, p: f64) -> Result<Dropout> {
         if !(0.0..1.0).contains(&p) {
-            return Err(Error::Usage(format!("dropout {p} is not a probability from 0 to below 1")));
+            return Err(Error::Usage(format!(
+                "dropout {p} is not a probability from 0 to below 1"
+            )));
         }
         Ok(Dropout { p, stream: stream_of(at.name()), scope: at.scope() })
     }
@@ -76,6 +78,9 @@ mod tests {
         assert_ne!(y, run("a", 1, 3));
         let fallen = y.iter().filter(|y| **y == 0.0).count();
         assert!((180..320).contains(&fallen), "{fallen} of 1000 fell");
-        assert!(Dropout::new(&Init::new(0), 1.0).is_err() && Dropout::new(&Init::new(0), f64::NAN).is_err());
+        assert!(
+            Dropout::new(&Init::new(0), 1.0).is_err()
+                && Dropout::new(&Init::new(0), f64::NAN).is_err()
+        );
     }
 }

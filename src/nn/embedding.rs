@@ -26,7 +26,12 @@ impl Embedding {
     ///
     /// # Errors
     /// When memory cannot be had.
-    pub fn normal(at: &Init, num_embeddings: usize, embedding_dim: usize, std: f64) -> Result<Embedding> {
+    pub fn normal(
+        at: &Init,
+        num_embeddings: usize,
+        embedding_dim: usize,
+        std: f64,
+    ) -> Result<Embedding> {
         Embedding::from_values(at, at.normal("weight", [num_embeddings, embedding_dim], std)?)
     }
 
@@ -34,7 +39,12 @@ impl Embedding {
     ///
     /// # Errors
     /// When memory cannot be had.
-    pub fn uniform(at: &Init, num_embeddings: usize, embedding_dim: usize, bound: f64) -> Result<Embedding> {
+    pub fn uniform(
+        at: &Init,
+        num_embeddings: usize,
+        embedding_dim: usize,
+        bound: f64,
+    ) -> Result<Embedding> {
         Embedding::from_values(at, at.uniform("weight", [num_embeddings, embedding_dim], bound)?)
     }
 

@@ -25,7 +25,11 @@ impl KvCache {
     /// When memory cannot be had.
     pub fn new(batch: usize, capacity: usize, width: usize, dtype: DType) -> Result<KvCache> {
         let shape = [batch, capacity, width];
-        Ok(KvCache { keys: Tensor::zeros(shape, dtype)?, values: Tensor::zeros(shape, dtype)?, len: 0 })
+        Ok(KvCache {
+            keys: Tensor::zeros(shape, dtype)?,
+            values: Tensor::zeros(shape, dtype)?,
+            len: 0,
+        })
     }
 
     /// How many positions are in it.
@@ -71,7 +75,8 @@ impl KvCache {
     #[track_caller]
     pub fn append(&mut self, keys: &Tensor, values: &Tensor) -> Result<(Tensor, Tensor)> {
         const OP: &str = "kv_cache";
-        let (batch, capacity, width) = (self.keys.shape()[0], self.capacity(), self.keys.shape()[2]);
+        let (batch, capacity, width) =
+            (self.keys.shape()[0], self.capacity(), self.keys.shape()[2]);
         let t = if keys.rank() == 3 { keys.shape()[1] } else { 0 };
         for (what, x) in [("keys", keys), ("values", values)] {
             if x.shape() != [batch, t, width] || x.dtype() != self.keys.dtype() {
@@ -88,7 +93,9 @@ impl KvCache {
             if x.requires_grad() {
                 return Err(Error::op(
                     OP,
-                    format!("{what} are tracked; gradients cannot flow through a cache: use no_grad"),
+                    format!(
+                        "{what} are tracked; gradients cannot flow through a cache: use no_grad"
+                    ),
                 ));
             }
         }

@@ -49,7 +49,10 @@ impl Linear {
     /// When the weight is not a matrix or the bias does not fit it.
     pub fn from_values(at: &Init, weight: Tensor, bias: Option<Tensor>) -> Result<Linear> {
         let &[out, _] = weight.shape() else {
-            return Err(Error::op("Linear", format!("weight {:?} is not a matrix", weight.shape())));
+            return Err(Error::op(
+                "Linear",
+                format!("weight {:?} is not a matrix", weight.shape()),
+            ));
         };
         if let Some(bias) = &bias
             && bias.shape() != [out]
@@ -104,7 +107,10 @@ mod tests {
         y.sum_all().unwrap().backward().unwrap();
         let dw = layer.weight.grad().unwrap().to_vec::<f32>().unwrap();
         assert_eq!(dw, [1.0, 0.0, -1.0, 1.0, 0.0, -1.0]);
-        assert_eq!(layer.bias.as_ref().unwrap().grad().unwrap().to_vec::<f32>().unwrap(), [1.0, 1.0]);
+        assert_eq!(
+            layer.bias.as_ref().unwrap().grad().unwrap().to_vec::<f32>().unwrap(),
+            [1.0, 1.0]
+        );
     }
 
     #[test]

@@ -43,11 +43,7 @@ impl Parameter {
     pub fn new(value: Tensor) -> Result<Parameter> {
         let leaf = value.requires_grad_()?;
         let leaf = leaf.history().expect("requires_grad_ makes a leaf").clone();
-        Ok(Parameter {
-            value: Mutex::new(value.detach()),
-            leaf,
-            trainable: AtomicBool::new(true),
-        })
+        Ok(Parameter { value: Mutex::new(value.detach()), leaf, trainable: AtomicBool::new(true) })
     }
 
     fn value(&self) -> MutexGuard<'_, Tensor> {
@@ -123,7 +119,11 @@ impl Parameter {
         if mine.shape() != value.shape() {
             return Err(Error::op(
                 "load",
-                format!("a value of shape {:?} for a parameter of {:?}", value.shape(), mine.shape()),
+                format!(
+                    "a value of shape {:?} for a parameter of {:?}",
+                    value.shape(),
+                    mine.shape()
+                ),
             ));
         }
         let dtype = mine.dtype();
@@ -334,8 +334,12 @@ pub trait Module: Send + Sync {
             )),
             Some(value) => pairs.push((p, value)),
         });
-        report.unexpected =
-            values.iter().map(|(name, _)| name).filter(|n| by_name.contains_key(n.as_str())).cloned().collect();
+        report.unexpected = values
+            .iter()
+            .map(|(name, _)| name)
+            .filter(|n| by_name.contains_key(n.as_str()))
+            .cloned()
+            .collect();
         if strict && !report.missing.is_empty() {
             complaints.push(format!("missing: {}", listed(&report.missing)));
         }
@@ -343,7 +347,10 @@ pub trait Module: Send + Sync {
             complaints.push(format!("not part of this model: {}", listed(&report.unexpected)));
         }
         if !complaints.is_empty() {
-            return Err(Error::Data(format!("the weights do not fit the model: {}", complaints.join("; "))));
+            return Err(Error::Data(format!(
+                "the weights do not fit the model: {}",
+                complaints.join("; ")
+            )));
         }
         for (parameter, value) in pairs {
             parameter.load(value)?;
@@ -389,7 +396,9 @@ mod tests {
         let init = Init::new(seed);
         Two {
             first: Linear::new(&init.at("first"), 3, 2, true).unwrap(),
-            rest: (0..2).map(|i| Linear::new(&init.at(format_args!("rest.{i}")), 2, 2, false).unwrap()).collect(),
+            rest: (0..2)
+                .map(|i| Linear::new(&init.at(format_args!("rest.{i}")), 2, 2, false).unwrap())
+                .collect(),
         }
     }
 

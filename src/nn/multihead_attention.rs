@@ -83,7 +83,8 @@ impl MultiheadAttention {
         let bound = (6.0 / (4 * embed_dim) as f64).sqrt();
         let zeros = |n: usize| options.bias.then(|| Tensor::zeros(n, DType::F32)).transpose();
         let inner = at.at("out_proj");
-        let out = inner.uniform("weight", [embed_dim, embed_dim], 1.0 / (embed_dim as f64).sqrt())?;
+        let out =
+            inner.uniform("weight", [embed_dim, embed_dim], 1.0 / (embed_dim as f64).sqrt())?;
         Ok(MultiheadAttention {
             in_proj_weight: Parameter::new(at.uniform(
                 "in_proj_weight",
@@ -128,12 +129,17 @@ impl MultiheadAttention {
             if x.rank() != 3 || x.shape()[2] != self.embed_dim() {
                 return Err(Error::op(
                     "MultiheadAttention",
-                    format!("{what} has shape {:?}, expected [B, T, {}]", x.shape(), self.embed_dim()),
+                    format!(
+                        "{what} has shape {:?}, expected [B, T, {}]",
+                        x.shape(),
+                        self.embed_dim()
+                    ),
                 ));
             }
         }
         let (one_source, one_memory) = (std::ptr::eq(query, key), std::ptr::eq(key, value));
-        let batch_first = |x: &Tensor| if self.batch_first { Ok(x.clone()) } else { x.transpose(0, 1) };
+        let batch_first =
+            |x: &Tensor| if self.batch_first { Ok(x.clone()) } else { x.transpose(0, 1) };
         let q = batch_first(query)?;
         let (y, weights) = if one_source && one_memory {
             self.attend_self(&q, call)?
@@ -193,7 +199,8 @@ impl MultiheadAttention {
     /// `parts` of the three projections from number `first` on.
     fn project(&self, x: &Tensor, first: usize, parts: usize) -> Result<Tensor> {
         let e = self.embed_dim();
-        let (weight, bias) = (self.in_proj_weight.tensor(), self.in_proj_bias.as_ref().map(Parameter::tensor));
+        let (weight, bias) =
+            (self.in_proj_weight.tensor(), self.in_proj_bias.as_ref().map(Parameter::tensor));
         if parts == 3 {
             return ops::linear(x, &weight, bias.as_ref());
         }
@@ -245,7 +252,10 @@ impl MultiheadAttention {
     /// `[B, T, E]` → a view `[B, H, T, D]`.
     fn split_heads(&self, x: &Tensor) -> Result<Tensor> {
         let &[b, t, e] = x.shape() else {
-            return Err(Error::op("MultiheadAttention", format!("{:?} is not [B, T, E]", x.shape())));
+            return Err(Error::op(
+                "MultiheadAttention",
+                format!("{:?} is not [B, T, E]", x.shape()),
+            ));
         };
         x.reshape([b, t, self.num_heads, e / self.num_heads])?.transpose(1, 2)
     }
@@ -275,7 +285,10 @@ fn hidden_keys(call: &AttentionCall<'_>, b: usize, tq: usize, tk: usize) -> Resu
         return Ok(None);
     }
     if call.causal && tq > tk {
-        return Err(Error::op("MultiheadAttention", format!("causal with {tq} queries for {tk} keys")));
+        return Err(Error::op(
+            "MultiheadAttention",
+            format!("causal with {tq} queries for {tk} keys"),
+        ));
     }
     let padding = match call.key_padding_mask {
         Some(mask) if mask.shape() != [b, tk] => {

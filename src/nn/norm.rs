@@ -23,7 +23,8 @@ impl LayerNorm {
     /// When memory cannot be had.
     pub fn new(at: &Init, width: usize, eps: f64, bias: bool) -> Result<LayerNorm> {
         let weight = Parameter::new(Tensor::ones(width, DType::F32)?)?;
-        let bias = bias.then(|| Tensor::zeros(width, DType::F32).and_then(Parameter::new)).transpose()?;
+        let bias =
+            bias.then(|| Tensor::zeros(width, DType::F32).and_then(Parameter::new)).transpose()?;
         Ok(LayerNorm { weight, bias, eps, scope: at.scope() })
     }
 
@@ -97,7 +98,8 @@ mod tests {
         for (y, x) in y.iter().zip([1.0, 2.0, 3.0, 6.0]) {
             assert!((y - (x - 3.0) / sd).abs() < 1e-6);
         }
-        let y = RmsNorm::new(&Init::new(0), 4, 0.0).unwrap().forward(&x).unwrap().to_f64_vec().unwrap();
+        let y =
+            RmsNorm::new(&Init::new(0), 4, 0.0).unwrap().forward(&x).unwrap().to_f64_vec().unwrap();
         for (y, x) in y.iter().zip([1.0, 2.0, 3.0, 6.0]) {
             assert!((y - x / 12.5f64.sqrt()).abs() < 1e-6);
         }

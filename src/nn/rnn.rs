@@ -179,7 +179,8 @@ impl Recurrent {
                 });
             }
         }
-        let dropout = |layer| Dropout::new(&at.at(format_args!("dropout_l{layer}")), options.dropout);
+        let dropout =
+            |layer| Dropout::new(&at.at(format_args!("dropout_l{layer}")), options.dropout);
         Ok(Recurrent {
             kind,
             input_size,
@@ -340,7 +341,8 @@ impl Recurrent {
         let bias = |b: &Option<Parameter>| b.as_ref().map(Parameter::tensor);
         let gx = ops::linear(x, &direction.weight_ih.tensor(), bias(&direction.bias_ih).as_ref())?;
         let (w_hh, b_hh) = (direction.weight_hh.tensor(), bias(&direction.bias_hh));
-        let step = |gx: &Tensor, reverse: bool| self.recur(gx, &w_hh, b_hh.as_ref(), h0, c0, reverse);
+        let step =
+            |gx: &Tensor, reverse: bool| self.recur(gx, &w_hh, b_hh.as_ref(), h0, c0, reverse);
         let Some(ragged) = ragged else {
             return step(&gx, direction.reverse);
         };
@@ -506,7 +508,12 @@ impl Gru {
     ///
     /// # Errors
     /// As [`Recurrent::new`].
-    pub fn new(at: &Init, input_size: usize, hidden_size: usize, options: &RecurrentOptions) -> Result<Gru> {
+    pub fn new(
+        at: &Init,
+        input_size: usize,
+        hidden_size: usize,
+        options: &RecurrentOptions,
+    ) -> Result<Gru> {
         Recurrent::new(at, RecurrentKind::Gru, input_size, hidden_size, options).map(Gru)
     }
 
@@ -535,7 +542,12 @@ impl Lstm {
     ///
     /// # Errors
     /// As [`Recurrent::new`].
-    pub fn new(at: &Init, input_size: usize, hidden_size: usize, options: &RecurrentOptions) -> Result<Lstm> {
+    pub fn new(
+        at: &Init,
+        input_size: usize,
+        hidden_size: usize,
+        options: &RecurrentOptions,
+    ) -> Result<Lstm> {
         Recurrent::new(at, RecurrentKind::Lstm, input_size, hidden_size, options).map(Lstm)
     }
 

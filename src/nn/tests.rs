@@ -88,7 +88,10 @@ fn a_padded_row_gives_what_it_gives_alone() {
                 let (y1, last1) = layer.forward(&steps, Some(&one), None).unwrap();
                 assert_close(&alone(&y).narrow(0, 0, n).unwrap(), &y1, 1e-6);
                 let past = alone(&y).narrow(0, n, t - n).unwrap();
-                assert!(past.to_f64_vec().unwrap().iter().all(|&v| v == 0.0), "outputs past the end are 0");
+                assert!(
+                    past.to_f64_vec().unwrap().iter().all(|&v| v == 0.0),
+                    "outputs past the end are 0"
+                );
                 assert_close(&alone(&last.h), &last1.h, 1e-6);
                 if let (Some(c), Some(c1)) = (&last.c, &last1.c) {
                     assert_close(&alone(c), c1, 1e-6);
@@ -122,10 +125,12 @@ fn a_carried_state_joins_two_halves() {
         let x = randn([2, 7, 3], 4);
         let (whole, end) = layer.forward(&x, None, None).unwrap();
         let (first, middle) = layer.forward(&x.narrow(1, 0, 3).unwrap(), None, None).unwrap();
-        let (second, last) = layer.forward(&x.narrow(1, 3, 4).unwrap(), Some(&middle), None).unwrap();
+        let (second, last) =
+            layer.forward(&x.narrow(1, 3, 4).unwrap(), Some(&middle), None).unwrap();
         assert_close(&crate::ops::cat(&[&first, &second], 1).unwrap(), &whole, 1e-6);
         assert_close(&last.h, &end.h, 1e-6);
-        let swapped = RecurrentState { h: last.h.clone(), c: last.c.as_ref().xor(Some(&last.h)).cloned() };
+        let swapped =
+            RecurrentState { h: last.h.clone(), c: last.c.as_ref().xor(Some(&last.h)).cloned() };
         assert!(layer.forward(&x, Some(&swapped), None).is_err(), "a state of another kind");
     }
     let layer = recurrent(RecurrentKind::Gru, &RecurrentOptions::default());
@@ -192,8 +197,9 @@ fn time_first_is_batch_first_turned_around() {
     let layer = attention(&MultiheadAttentionOptions::default());
     let turned = attention(&MultiheadAttentionOptions { batch_first: true, ..Default::default() });
     let (q, m) = (randn([3, 2, 8], 1), randn([6, 2, 8], 2));
-    let (y, w) =
-        layer.forward(&q, &m, &m, AttentionCall { need_weights: true, ..Default::default() }).unwrap();
+    let (y, w) = layer
+        .forward(&q, &m, &m, AttentionCall { need_weights: true, ..Default::default() })
+        .unwrap();
     let t = |x: &Tensor| x.transpose(0, 1).unwrap();
     let m_turned = t(&m);
     let (y2, _) = turned.forward(&t(&q), &m_turned, &m_turned, AttentionCall::default()).unwrap();
@@ -280,10 +286,12 @@ fn a_decoder_step_by_step_is_the_decoder_at_once() {
 
 #[test]
 fn dropout_in_a_layer_is_a_function_of_the_step() {
-    let options = TransformerLayerOptions { dim_feedforward: 16, batch_first: true, ..Default::default() };
+    let options =
+        TransformerLayerOptions { dim_feedforward: 16, batch_first: true, ..Default::default() };
     let layer = TransformerEncoderLayer::new(&Init::new(6).at("e"), 8, 2, &options).unwrap();
     let x = randn([2, 5, 8], 1);
-    let run = |step| training(3, step, || layer.forward(&x, None, false)).unwrap().to_f64_vec().unwrap();
+    let run =
+        |step| training(3, step, || layer.forward(&x, None, false)).unwrap().to_f64_vec().unwrap();
     assert_eq!(run(1), run(1));
     assert_ne!(run(1), run(2));
     assert_ne!(run(1), layer.forward(&x, None, false).unwrap().to_f64_vec().unwrap());

@@ -9,8 +9,8 @@
 //! `linear2(dropout(activation(linear1(x))))`; each sub-layer ends in a dropout of its own.
 
 use super::{
-    Activation, AttentionCall, Dropout, Init, KvCache, LayerNorm, Linear, Module, MultiheadAttention,
-    MultiheadAttentionOptions, Visitor,
+    Activation, AttentionCall, Dropout, Init, KvCache, LayerNorm, Linear, Module,
+    MultiheadAttention, MultiheadAttentionOptions, Visitor,
 };
 use crate::autograd::Scope;
 use crate::error::Result;
@@ -128,10 +128,16 @@ impl TransformerEncoderLayer {
         nhead: usize,
         options: &TransformerLayerOptions,
     ) -> Result<TransformerEncoderLayer> {
-        let norm = |name| LayerNorm::new(&at.at(name), d_model, options.layer_norm_eps, options.bias);
+        let norm =
+            |name| LayerNorm::new(&at.at(name), d_model, options.layer_norm_eps, options.bias);
         let dropout = |name| Dropout::new(&at.at(name), options.dropout);
         Ok(TransformerEncoderLayer {
-            self_attn: MultiheadAttention::new(&at.at("self_attn"), d_model, nhead, &options.attention())?,
+            self_attn: MultiheadAttention::new(
+                &at.at("self_attn"),
+                d_model,
+                nhead,
+                &options.attention(),
+            )?,
             feed_forward: FeedForward::new(at, d_model, options)?,
             norm1: norm("norm1")?,
             norm2: norm("norm2")?,
@@ -147,10 +153,16 @@ impl TransformerEncoderLayer {
     /// # Errors
     /// When shapes do not fit.
     #[track_caller]
-    pub fn forward(&self, x: &Tensor, padding_mask: Option<&Tensor>, causal: bool) -> Result<Tensor> {
+    pub fn forward(
+        &self,
+        x: &Tensor,
+        padding_mask: Option<&Tensor>,
+        causal: bool,
+    ) -> Result<Tensor> {
         let _scope = self.scope.enter();
         let x = residual(x, &self.norm1, &self.dropout1, self.norm_first, |x| {
-            let call = AttentionCall { causal, key_padding_mask: padding_mask, ..Default::default() };
+            let call =
+                AttentionCall { causal, key_padding_mask: padding_mask, ..Default::default() };
             self.self_attn.forward_self(x, call)
         })?;
         residual(&x, &self.norm2, &self.dropout2, self.norm_first, |x| self.feed_forward.forward(x))
@@ -179,7 +191,10 @@ impl DecoderLayerCache {
     /// # Errors
     /// When memory cannot be had.
     pub fn new(batch: usize, capacity: usize, d_model: usize) -> Result<DecoderLayerCache> {
-        Ok(DecoderLayerCache { self_attn: KvCache::new(batch, capacity, d_model, DType::F32)?, memory: None })
+        Ok(DecoderLayerCache {
+            self_attn: KvCache::new(batch, capacity, d_model, DType::F32)?,
+            memory: None,
+        })
     }
 }
 
@@ -223,7 +238,8 @@ impl TransformerDecoderLayer {
         nhead: usize,
         options: &TransformerLayerOptions,
     ) -> Result<TransformerDecoderLayer> {
-        let norm = |name| LayerNorm::new(&at.at(name), d_model, options.layer_norm_eps, options.bias);
+        let norm =
+            |name| LayerNorm::new(&at.at(name), d_model, options.layer_norm_eps, options.bias);
         let dropout = |name| Dropout::new(&at.at(name), options.dropout);
         let attention =
             |name| MultiheadAttention::new(&at.at(name), d_model, nhead, &options.attention());
@@ -259,7 +275,8 @@ impl TransformerDecoderLayer {
             self.self_attn.forward_self(x, call)
         })?;
         let x = residual(&x, &self.norm2, &self.dropout2, self.norm_first, |x| {
-            let call = AttentionCall { key_padding_mask: masks.memory_padding, ..Default::default() };
+            let call =
+                AttentionCall { key_padding_mask: masks.memory_padding, ..Default::default() };
             Ok(self.multihead_attn.forward(x, memory, memory, call)?.0)
         })?;
         residual(&x, &self.norm3, &self.dropout3, self.norm_first, |x| self.feed_forward.forward(x))
@@ -287,7 +304,8 @@ impl TransformerDecoderLayer {
         let (keys, values) = match projected {
             Some(both) => both,
             None => {
-                let memory = if self.batch_first { memory.clone() } else { memory.transpose(0, 1)? };
+                let memory =
+                    if self.batch_first { memory.clone() } else { memory.transpose(0, 1)? };
                 projected.insert(self.multihead_attn.project_memory(&memory, None)?)
             }
         };
@@ -333,7 +351,12 @@ impl TransformerEncoder {
         final_norm: bool,
     ) -> Result<TransformerEncoder> {
         let layer = |i| {
-            TransformerEncoderLayer::new(&at.at(format_args!("layers.{i}")), d_model, nhead, options)
+            TransformerEncoderLayer::new(
+                &at.at(format_args!("layers.{i}")),
+                d_model,
+                nhead,
+                options,
+            )
         };
         let norm = || LayerNorm::new(&at.at("norm"), d_model, options.layer_norm_eps, options.bias);
         Ok(TransformerEncoder {
@@ -347,7 +370,12 @@ impl TransformerEncoder {
     /// # Errors
     /// When shapes do not fit.
     #[track_caller]
-    pub fn forward(&self, x: &Tensor, padding_mask: Option<&Tensor>, causal: bool) -> Result<Tensor> {
+    pub fn forward(
+        &self,
+        x: &Tensor,
+        padding_mask: Option<&Tensor>,
+        causal: bool,
+    ) -> Result<Tensor> {
         let mut x = x.clone();
         for layer in &self.layers {
             x = layer.forward(&x, padding_mask, causal)?;

@@ -85,7 +85,10 @@ fn gpt2s_products_lie_transposed_on_disk() {
     assert_eq!(shape("attn.c_attn"), [128, 384]);
     assert_eq!(shape("mlp.c_fc"), [128, 512]);
     assert_eq!(shape("mlp.c_proj"), [512, 128]);
-    assert!(!on_disk.iter().any(|(name, _)| name == "lm_head.weight"), "tied tensors are stored once");
+    assert!(
+        !on_disk.iter().any(|(name, _)| name == "lm_head.weight"),
+        "tied tensors are stored once"
+    );
 }
 
 #[test]
@@ -114,8 +117,10 @@ fn old_and_bare_names_are_understood() {
                 None => name,
             },
         };
-        let mut tensors: StateDict = tensors.into_iter().map(|(name, x)| (rename(name), x)).collect();
-        let seq = ("cls.seq_relationship.weight".into(), Tensor::zeros([2, 64], DType::F32).unwrap());
+        let mut tensors: StateDict =
+            tensors.into_iter().map(|(name, x)| (rename(name), x)).collect();
+        let seq =
+            ("cls.seq_relationship.weight".into(), Tensor::zeros([2, 64], DType::F32).unwrap());
         tensors.push(seq);
         tensors
     });
@@ -132,7 +137,8 @@ fn half_precision_files_are_widened() {
         tensors.into_iter().map(|(name, x)| (name, x.to_dtype(DType::BF16).unwrap())).collect()
     });
     let back = logits(from_pretrained(&folder.0).unwrap().1.as_ref());
-    let largest = back.iter().zip(logits(model.as_ref())).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    let largest =
+        back.iter().zip(logits(model.as_ref())).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
     assert!(largest > 0.0 && largest < 0.01, "{largest}");
 }
 
@@ -200,10 +206,16 @@ fn what_does_not_fit_is_listed() {
     let mut json = config("gpt").to_json();
     json.insert("n_embd".into(), 64.into());
     folder.write(CONFIG, Value::Object(json.clone()).to_string());
-    assert!(refusal(&folder).contains("`transformer.wte.weight` has shape [40, 128], the model wants [40, 64]"));
+    assert!(
+        refusal(&folder)
+            .contains("`transformer.wte.weight` has shape [40, 128], the model wants [40, 64]")
+    );
     json.insert("n_embd".into(), 65536.into());
     folder.write(CONFIG, Value::Object(json).to_string());
-    assert!(refusal(&folder).contains("describes a model of"), "refused before memory is asked for");
+    assert!(
+        refusal(&folder).contains("describes a model of"),
+        "refused before memory is asked for"
+    );
 
     folder.write(CONFIG, "{\"model_type\": \"gpt2\", ");
     assert!(refusal(&folder).contains("not JSON"));
@@ -241,7 +253,8 @@ fn classifiers_come_back_with_labels_and_logits() {
         text.save_pretrained(&folder.0, &Map::new()).unwrap();
         let back = SequenceClassifier::from_pretrained(&folder.0).unwrap();
         assert_eq!(back.labels, labels());
-        let run = |c: &SequenceClassifier| c.logits(&Inputs::new(&ids)).unwrap().to_f64_vec().unwrap();
+        let run =
+            |c: &SequenceClassifier| c.logits(&Inputs::new(&ids)).unwrap().to_f64_vec().unwrap();
         assert_eq!(run(&back), run(&text));
         if name == "gpt" {
             // Its head is the embedding table, so nothing is missing.
@@ -258,9 +271,16 @@ fn classifiers_come_back_with_labels_and_logits() {
     }
     let folder = Folder::new("no-classifier");
     save(&folder, "bert");
-    assert!(SequenceClassifier::from_pretrained(&folder.0).err().unwrap().to_string().contains("id2label"));
+    assert!(
+        SequenceClassifier::from_pretrained(&folder.0)
+            .err()
+            .unwrap()
+            .to_string()
+            .contains("id2label")
+    );
     let extra = json!({"id2label": {"0": "a", "2": "b"}});
     let model = build(&config("bert"), 1).unwrap();
-    save_pretrained(&folder.0, model.as_ref(), &config("bert"), extra.as_object().unwrap()).unwrap();
+    save_pretrained(&folder.0, model.as_ref(), &config("bert"), extra.as_object().unwrap())
+        .unwrap();
     assert!(load_pretrained(&folder.0, 0).err().unwrap().to_string().contains("id2label"));
 }
