@@ -26,6 +26,7 @@ pub mod nn;
 pub mod ops;
 pub mod tensor;
 pub mod text;
+pub mod train;
 
 pub use error::{Error, Result};
 pub use tensor::{DType, Device, Tensor};

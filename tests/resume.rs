@@ -73,7 +73,9 @@ fn compare(kind: Kind, step: u64, a: &BTreeMap<String, Vec<u8>>, b: &BTreeMap<St
     assert!(a.keys().eq(b.keys()));
     for (name, bytes) in a {
         if bytes != &b[name] {
-            let show = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(3000)]).into_owned();
+            let show = |bytes: &[u8]| {
+                String::from_utf8_lossy(&bytes[..bytes.len().min(3000)]).into_owned()
+            };
             panic!(
                 "{kind:?} resumed at step {step}: {name} differs\n{}\n{}",
                 show(bytes),

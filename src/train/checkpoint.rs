@@ -110,7 +110,11 @@ impl RunFolder {
             }
         }
         let log = dir.join(LOG);
-        let log_len = if fs.exists(&log) { fs.len(&log).map_err(|e| Error::io(&log, "read", e))? } else { 0 };
+        let log_len = if fs.exists(&log) {
+            fs.len(&log).map_err(|e| Error::io(&log, "read", e))?
+        } else {
+            0
+        };
         Ok(RunFolder { dir: dir.to_owned(), fs, log_len, _lock: lock })
     }
 
@@ -307,7 +311,9 @@ pub fn newest(dir: &Path, fs: Arc<dyn Fs>) -> Result<Search> {
             Ok(names) => {
                 return Ok(Search { newest: Some(Checkpoint { dir, fs, step, names }), damaged });
             }
-            Err(why) => damaged.push(format!("{}: {why}; an older checkpoint is used", dir.display())),
+            Err(why) => {
+                damaged.push(format!("{}: {why}; an older checkpoint is used", dir.display()))
+            }
         }
     }
     Ok(Search { newest: None, damaged })
@@ -318,8 +324,8 @@ pub fn newest(dir: &Path, fs: Arc<dyn Fs>) -> Result<Search> {
 /// # Errors
 /// [`Error::Data`] that says what is wrong with it.
 pub fn open_folder(dir: &Path, fs: Arc<dyn Fs>) -> Result<Checkpoint> {
-    let names = verify(dir, fs.as_ref())
-        .map_err(|why| Error::Data(format!("{}: {why}", dir.display())))?;
+    let names =
+        verify(dir, fs.as_ref()).map_err(|why| Error::Data(format!("{}: {why}", dir.display())))?;
     Ok(Checkpoint { dir: dir.to_owned(), fs, step: 0, names })
 }
 
@@ -346,13 +352,16 @@ fn seal(manifest: Value) -> String {
 
 /// The names of the files of a checkpoint folder whose every file is as its manifest says, or why not.
 fn verify(dir: &Path, fs: &dyn Fs) -> std::result::Result<Vec<String>, String> {
-    let text = fs.read(&dir.join(MANIFEST)).map_err(|e| format!("{MANIFEST} cannot be read ({e})"))?;
+    let text =
+        fs.read(&dir.join(MANIFEST)).map_err(|e| format!("{MANIFEST} cannot be read ({e})"))?;
     let damaged = || format!("{MANIFEST} is damaged");
     let mut manifest: Map<String, Value> = serde_json::from_slice(&text).map_err(|_| damaged())?;
     let checksum = manifest.shift_remove("checksum");
     let format = manifest.get("format").and_then(Value::as_u64);
     let files = manifest.get("files").and_then(Value::as_array).cloned();
-    if checksum != Some(json!(format!("{:016x}", hash_bytes(json!(manifest).to_string().as_bytes())))) {
+    if checksum
+        != Some(json!(format!("{:016x}", hash_bytes(json!(manifest).to_string().as_bytes()))))
+    {
         return Err(damaged());
     }
     if format != Some(FORMAT) {
@@ -394,7 +403,10 @@ impl Checkpoint {
     pub fn read(&self, name: &str) -> Result<Vec<u8>> {
         let path = self.dir.join(name);
         if !self.has(name) {
-            return Err(Error::Data(format!("{}: the checkpoint has no such file", path.display())));
+            return Err(Error::Data(format!(
+                "{}: the checkpoint has no such file",
+                path.display()
+            )));
         }
         self.fs.read(&path).map_err(|e| Error::io(&path, "read", e))
     }

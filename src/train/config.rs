@@ -207,7 +207,11 @@ impl TrainerConfig {
             ));
         }
         if self.threads > 1024 {
-            return refuse("threads", self.threads as f64, "must be at most 1024; 0 means one a core");
+            return refuse(
+                "threads",
+                self.threads as f64,
+                "must be at most 1024; 0 means one a core",
+            );
         }
         Ok(())
     }
@@ -306,7 +310,9 @@ pub fn parse_seconds(text: &str) -> Result<f64> {
     }
 }
 
-fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<f64>, D::Error> {
+fn seconds<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Option<f64>, D::Error> {
     match Value::deserialize(deserializer)? {
         Value::Null => Ok(None),
         Value::Number(number) => Ok(number.as_f64()),
@@ -407,8 +413,11 @@ mod tests {
     fn toml_reads_back() {
         let run = Run { out: "a\"b\\c\n文".into(), ..Run::default() };
         let text = to_toml(&to_map(&run));
-        let back: Map<String, Value> =
-            serde_json::to_value(text.parse::<toml::Table>().unwrap()).unwrap().as_object().unwrap().clone();
+        let back: Map<String, Value> = serde_json::to_value(text.parse::<toml::Table>().unwrap())
+            .unwrap()
+            .as_object()
+            .unwrap()
+            .clone();
         assert_eq!(resolve::<Run>(&back).unwrap(), run);
     }
 }

@@ -58,7 +58,11 @@ impl Permutation {
     pub fn new(n: u64, seed: u64, epoch: u64) -> Permutation {
         let mut rng = Rng::new(seed, epoch);
         let bits = 64 - n.saturating_sub(1).leading_zeros();
-        Permutation { n, half_bits: bits.div_ceil(2).max(1), keys: std::array::from_fn(|_| rng.bits()) }
+        Permutation {
+            n,
+            half_bits: bits.div_ceil(2).max(1),
+            keys: std::array::from_fn(|_| rng.bits()),
+        }
     }
 
     /// What stands at place `i`, for `i` below n.
@@ -132,7 +136,11 @@ impl LmBatches {
                 "the training text has {} tokens, too few for {}context {context}: at least {} are \
                  needed; give more text or a smaller --context-length",
                 tokens.len(),
-                if sampling == Sampling::Lanes { format!("{batch} lanes of ") } else { String::new() },
+                if sampling == Sampling::Lanes {
+                    format!("{batch} lanes of ")
+                } else {
+                    String::new()
+                },
                 needed + 1
             )));
         }
@@ -186,7 +194,8 @@ impl LmBatches {
                 let windows = self.windows() as u64;
                 let order = Permutation::new(windows, self.seed ^ ORDER, at.epoch);
                 let slack = self.tokens.len() - 1 - windows as usize * self.context;
-                let cut = Rng::new(self.seed ^ CUTS, at.epoch).below(slack.min(self.context - 1) + 1);
+                let cut =
+                    Rng::new(self.seed ^ CUTS, at.epoch).below(slack.min(self.context - 1) + 1);
                 cut + order.at(place % windows) as usize * self.context
             }
             Sampling::Lanes => {
@@ -301,8 +310,11 @@ impl EvalWindows {
         let targets = self.tokens.len() - 1;
         let rows = self.batch.min(targets / self.context).max(1);
         let len = targets / rows;
-        let lanes = |start, len: usize, rows| {
-            Lanes { start, len, rows, batches: len.div_ceil(self.context) }
+        let lanes = |start, len: usize, rows| Lanes {
+            start,
+            len,
+            rows,
+            batches: len.div_ceil(self.context),
         };
         let mut all = vec![lanes(0, len, rows)];
         if rows * len < targets {
@@ -357,7 +369,10 @@ impl Padded {
     ///
     /// # Errors
     /// When there is no sequence, or one is empty.
-    pub fn new<'a>(rows: impl Iterator<Item = &'a Sequence> + Clone, pad_id: u32) -> Result<Padded> {
+    pub fn new<'a>(
+        rows: impl Iterator<Item = &'a Sequence> + Clone,
+        pad_id: u32,
+    ) -> Result<Padded> {
         let lengths: Vec<usize> = rows.clone().map(|row| row.ids.len()).collect();
         if lengths.is_empty() || lengths.contains(&0) {
             return Err(Error::Data("a batch holds an empty sequence".into()));

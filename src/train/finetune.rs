@@ -194,7 +194,11 @@ pub fn resume(
     start(&config, control, true)
 }
 
-fn start(config: &FinetuneConfig, control: &mut Control<'_>, resume: bool) -> Result<FinetuneReport> {
+fn start(
+    config: &FinetuneConfig,
+    control: &mut Control<'_>,
+    resume: bool,
+) -> Result<FinetuneReport> {
     match config.task.as_str() {
         "classify" => {}
         "lm" => return language_model(config, control, resume),
@@ -206,7 +210,11 @@ fn start(config: &FinetuneConfig, control: &mut Control<'_>, resume: bool) -> Re
     in_pool(config.trainer.threads, || series(config, control, resume))?
 }
 
-fn series(config: &FinetuneConfig, control: &mut Control<'_>, resume: bool) -> Result<FinetuneReport> {
+fn series(
+    config: &FinetuneConfig,
+    control: &mut Control<'_>,
+    resume: bool,
+) -> Result<FinetuneReport> {
     let arms: &[Arm] = match (&config.from, &config.scratch, config.compare_scratch) {
         (Some(_), Some(_), _) => {
             return Err(Error::Usage(
@@ -263,7 +271,9 @@ fn language_model(
     resume: bool,
 ) -> Result<FinetuneReport> {
     if config.from.is_none() {
-        return Err(Error::Usage("--task lm goes on with a language model; give --from DIR".into()));
+        return Err(Error::Usage(
+            "--task lm goes on with a language model; give --from DIR".into(),
+        ));
     }
     let pretrain = PretrainConfig {
         from: config.from.clone(),
@@ -306,13 +316,19 @@ struct Start<'a> {
 }
 
 impl<'a> Start<'a> {
-    fn prepare(config: &'a FinetuneConfig, control: &mut Control<'_>, resume: bool) -> Result<Start<'a>> {
+    fn prepare(
+        config: &'a FinetuneConfig,
+        control: &mut Control<'_>,
+        resume: bool,
+    ) -> Result<Start<'a>> {
         if config.train.is_empty() {
             return Err(Error::Usage("no examples to train on; give --train FILE".into()));
         }
         if !matches!(config.class_weights.as_str(), "none" | "balanced") {
             let given = &config.class_weights;
-            return Err(Error::Usage(format!("--class-weights {given}: there are none and balanced")));
+            return Err(Error::Usage(format!(
+                "--class-weights {given}: there are none and balanced"
+            )));
         }
         let decay = config.layerwise_lr_decay;
         if !(decay > 0.0 && decay <= 1.0) {
@@ -418,9 +434,8 @@ impl<'a> Start<'a> {
         }
         let mut config = self.config.clone();
         config.trainer.seed = seed;
-        let encode = |set: &(LabelledSet, u64)| {
-            examples(&set.0, &self.tokenizer, self.max_length, set.1)
-        };
+        let encode =
+            |set: &(LabelledSet, u64)| examples(&set.0, &self.tokenizer, self.max_length, set.1);
         let train = examples(&self.train, &self.tokenizer, self.max_length, 0)?;
         let valid = self.valid.as_ref().map(encode).transpose()?;
         let balanced = config.class_weights == "balanced";
@@ -501,9 +516,10 @@ fn fresh_tokenizer(
         return Tokenizer::from_file(path);
     }
     let kind: TokenizerKind = name.parse()?;
-    let texts = train.rows.iter().flat_map(|row| {
-        std::iter::once(row.text.clone()).chain(row.text_pair.clone())
-    });
+    let texts = train
+        .rows
+        .iter()
+        .flat_map(|row| std::iter::once(row.text.clone()).chain(row.text_pair.clone()));
     let observer = &mut control.observer;
     Tokenizer::train(kind, texts.collect::<Vec<_>>(), |progress| {
         observer.progress(progress.stage, progress.done, progress.total)

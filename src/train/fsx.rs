@@ -108,7 +108,8 @@ impl Lock {
     pub fn take(dir: &Path) -> crate::Result<Lock> {
         use crate::Error;
         let path = dir.join("run.lock");
-        let open = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
+        let open =
+            OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
         let mut file = open.map_err(|e| Error::io(&path, "open the lock file", e))?;
         match file.try_lock() {
             Ok(()) => {}

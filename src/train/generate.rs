@@ -63,7 +63,8 @@ impl<'m> Reader<'m> {
 pub(super) fn check_writes(model: &dyn LanguageModel) -> Result<()> {
     match model.config() {
         ModelConfig::Bert(_) => Err(Error::Usage(
-            "a bert reads in both directions and cannot write text; use a gpt, rnn, lstm or gru".into(),
+            "a bert reads in both directions and cannot write text; use a gpt, rnn, lstm or gru"
+                .into(),
         )),
         ModelConfig::Rnn(config) if config.bidirectional => {
             Err(Error::Usage("a bidirectional recurrent model cannot write text".into()))

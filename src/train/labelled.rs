@@ -106,10 +106,14 @@ pub fn examples(
         .rows
         .par_iter()
         .map(|row| {
-            encode(tokenizer, &row.text, row.text_pair.as_deref(), max_length).map_err(|e| match e {
-                Error::Data(text) => Error::Data(format!("{}, line {}: {text}", set.name, row.line)),
-                other => other,
-            })
+            encode(tokenizer, &row.text, row.text_pair.as_deref(), max_length).map_err(
+                |e| match e {
+                    Error::Data(text) => {
+                        Error::Data(format!("{}, line {}: {text}", set.name, row.line))
+                    }
+                    other => other,
+                },
+            )
         })
         .collect();
     let mut all = Examples { unseen, ..Examples::default() };

@@ -166,7 +166,9 @@ impl Optimizer {
         module.for_each_parameter(&mut |name: &str, parameter: &Parameter| {
             if result.is_ok() {
                 result = match slots.next() {
-                    Some(slot) if slot.name == name => slot.update(algorithm, parameter, lr, grad_scale),
+                    Some(slot) if slot.name == name => {
+                        slot.update(algorithm, parameter, lr, grad_scale)
+                    }
                     _ => Err(Error::Failed(format!("optimiser: the module has changed at {name}"))),
                 };
             }

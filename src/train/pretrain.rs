@@ -286,7 +286,9 @@ impl Job {
         }
         let share = config.mlm_probability;
         if !(share > 0.0 && share < 1.0) {
-            return Err(Error::Usage(format!("--mlm-probability {share}: must be between 0 and 1")));
+            return Err(Error::Usage(format!(
+                "--mlm-probability {share}: must be between 0 and 1"
+            )));
         }
         let encoding: Encoding = config.encoding.parse()?;
         let from = config.from.as_deref().map(pretrained::model_dir).transpose()?;
@@ -398,7 +400,8 @@ pub(super) fn masking(
 ) -> Result<Masking> {
     let Some(mask_id) = tokenizer.mask_id() else {
         return Err(Error::Usage(
-            "the tokenizer has no [MASK] token, which bert needs; use --tokenizer wordpiece:8000".into(),
+            "the tokenizer has no [MASK] token, which bert needs; use --tokenizer wordpiece:8000"
+                .into(),
         ));
     };
     let ids = 0..tokenizer.vocab_size() as u32;
@@ -450,8 +453,7 @@ pub(super) fn read_tokens(
         return Ok(TokenFile::open(file, Some(tokenizer.hash()))?.into());
     }
     let observer = &mut control.observer;
-    let progress =
-        |p: crate::text::Progress| observer.progress(p.stage, p.done, p.total);
+    let progress = |p: crate::text::Progress| observer.progress(p.stage, p.done, p.total);
     let bytes: u64 = files.iter().filter_map(|f| std::fs::metadata(f).ok()).map(|m| m.len()).sum();
     if bytes <= IN_MEMORY {
         return Tokens::from_files(files, encoding, tokenizer, progress);

@@ -69,7 +69,12 @@ impl GenerateOptions {
     pub fn validate(&self) -> Result<()> {
         let checks = [
             ("temperature", self.temperature, self.temperature >= 0.0, "must be 0 or more"),
-            ("top-p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "must be above 0, at most 1"),
+            (
+                "top-p",
+                self.top_p,
+                self.top_p > 0.0 && self.top_p <= 1.0,
+                "must be above 0, at most 1",
+            ),
             ("min-p", self.min_p, (0.0..=1.0).contains(&self.min_p), "must be between 0 and 1"),
             (
                 "repetition-penalty",
@@ -102,7 +107,11 @@ pub fn penalise(logits: &mut [f32], history: &[u32], penalty: f64) {
     seen.dedup();
     for id in seen {
         if let Some(x) = logits.get_mut(id as usize) {
-            *x = if *x > 0.0 { (f64::from(*x) / penalty) as f32 } else { (f64::from(*x) * penalty) as f32 };
+            *x = if *x > 0.0 {
+                (f64::from(*x) / penalty) as f32
+            } else {
+                (f64::from(*x) * penalty) as f32
+            };
         }
     }
 }
@@ -249,7 +258,9 @@ mod tests {
     #[test]
     fn nonsense_is_refused_by_flag() {
         let refused = |options: GenerateOptions| options.validate().unwrap_err().to_string();
-        assert!(refused(GenerateOptions { temperature: f64::NAN, ..options() }).contains("temperature"));
+        assert!(
+            refused(GenerateOptions { temperature: f64::NAN, ..options() }).contains("temperature")
+        );
         assert!(refused(GenerateOptions { top_p: 0.0, ..options() }).contains("top-p"));
         assert!(refused(GenerateOptions { num_beams: 0, ..options() }).contains("num-beams"));
         assert!(options().validate().is_ok());

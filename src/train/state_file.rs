@@ -48,10 +48,12 @@ mod tests {
 
     #[test]
     fn tensors_go_round_to_the_bit() {
-        let a = Tensor::from_slice(&[1.5f32, -0.0, f32::MIN_POSITIVE, 1e30, 3.0, 0.1], [2, 3]).unwrap();
+        let a =
+            Tensor::from_slice(&[1.5f32, -0.0, f32::MIN_POSITIVE, 1e30, 3.0, 0.1], [2, 3]).unwrap();
         let b = Tensor::zeros([0], DType::F32).unwrap();
         let bytes = to_bytes(&[("b".into(), b), ("a.exp_avg".into(), a.clone())]).unwrap();
-        let back: std::collections::HashMap<_, _> = from_bytes(&bytes).unwrap().into_iter().collect();
+        let back: std::collections::HashMap<_, _> =
+            from_bytes(&bytes).unwrap().into_iter().collect();
         assert_eq!(back["a.exp_avg"].to_vec::<f32>().unwrap(), a.to_vec::<f32>().unwrap());
         assert_eq!(back["b"].shape(), [0]);
         assert!(from_bytes(&bytes[..bytes.len() - 1]).is_err());

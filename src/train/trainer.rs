@@ -291,7 +291,9 @@ impl<'a, 'c> Trainer<'a, 'c> {
                 path.display(),
                 self.resume_hint
             ),
-            None => format!("interrupted after step {step}; nothing was saved, the run has no --out"),
+            None => {
+                format!("interrupted after step {step}; nothing was saved, the run has no --out")
+            }
         }))
     }
 

@@ -87,7 +87,10 @@ impl ClassificationReport {
             (loss_name, self.loss),
             ("accuracy", self.accuracy()),
             ("macro_f1", self.confusion.macro_f1()),
-            ("micro_f1", if self.unseen == 0 { self.confusion.micro_f1() } else { self.accuracy() }),
+            (
+                "micro_f1",
+                if self.unseen == 0 { self.confusion.micro_f1() } else { self.accuracy() },
+            ),
         ])
     }
 

@@ -16,9 +16,9 @@ use crate::models::{Inputs, LanguageModel, ModelConfig, Purpose, State};
 use crate::nn::Module;
 use crate::ops::{CrossEntropy, cross_entropy};
 use crate::tensor::Tensor;
-use crate::text::rng::Rng;
 use crate::text::Tokens;
 use crate::text::hash::hash_bytes;
+use crate::text::rng::Rng;
 use crate::train::data::{Cursor, EvalWindows, LmBatches, Sampling};
 use crate::train::metrics;
 use crate::train::observer::{Figures, Header};
@@ -60,7 +60,8 @@ impl LmTask {
         let is_bert = matches!(model.config(), ModelConfig::Bert(_));
         if is_bert != masking.is_some() {
             return Err(Error::Usage(
-                "an encoder (bert) is pretrained by masked tokens, all others by the next token".into(),
+                "an encoder (bert) is pretrained by masked tokens, all others by the next token"
+                    .into(),
             ));
         }
         let lanes = train.sampling() == Sampling::Lanes;
@@ -210,8 +211,7 @@ pub fn evaluate(
 /// The figures of a language model from its summed loss in nats over `count` targets.
 pub fn lm_figures(sum: f64, count: u64, bytes: Option<u64>) -> Figures {
     let mean = sum / count as f64;
-    let mut figures =
-        Figures(vec![("val_loss", mean), ("perplexity", metrics::perplexity(mean))]);
+    let mut figures = Figures(vec![("val_loss", mean), ("perplexity", metrics::perplexity(mean))]);
     if let Some(bits) = bytes.and_then(|bytes| metrics::bits_per_byte(sum, bytes)) {
         figures.0.push(("bits_per_byte", bits));
     }
@@ -350,7 +350,7 @@ impl Task for LmTask {
 /// a recurrent layer, and the logits twice. Rough, for the header.
 pub fn activation_bytes(config: &ModelConfig, batch: u64, context: u64) -> u64 {
     let vectors = if matches!(config, ModelConfig::Rnn(_)) { 8 } else { 16 };
-    let per_token =
-        vectors * (config.num_layers() * config.hidden_size()) as u64 + 2 * config.vocab_size() as u64;
+    let per_token = vectors * (config.num_layers() * config.hidden_size()) as u64
+        + 2 * config.vocab_size() as u64;
     4 * batch * context * per_token
 }

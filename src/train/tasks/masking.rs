@@ -148,7 +148,10 @@ mod tests {
         // Another seed, other gaps; the same seed, the same.
         let again = masking.apply(&ids, 1000, 3, 0).unwrap().places.to_vec::<u32>().unwrap();
         assert_eq!(again, places);
-        assert_ne!(masking.apply(&ids, 1000, 4, 0).unwrap().places.to_vec::<u32>().unwrap(), places);
+        assert_ne!(
+            masking.apply(&ids, 1000, 4, 0).unwrap().places.to_vec::<u32>().unwrap(),
+            places
+        );
     }
 
     #[test]

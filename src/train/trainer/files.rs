@@ -51,7 +51,11 @@ impl Trainer<'_, '_> {
         }
         self.task.read_folder(&|name| checkpoint.read(name))?;
         let moments = state_file::from_bytes(&checkpoint.read("optimizer.safetensors")?)?;
-        self.optimizer.load_state_dict(self.task.module(), moments.into_iter().collect(), &steps)?;
+        self.optimizer.load_state_dict(
+            self.task.module(),
+            moments.into_iter().collect(),
+            &steps,
+        )?;
         let carried = state_file::from_bytes(&checkpoint.read("carried.safetensors")?)?;
         self.task.restore_carried(&carried)?;
         Ok((state, saved["log_len"].as_u64().unwrap_or(0)))

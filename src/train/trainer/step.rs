@@ -155,8 +155,7 @@ impl Trainer<'_, '_> {
         record.progress = self.schedule.horizon.progress(state.step, state.elapsed);
         record.elapsed_s = state.elapsed;
         record.tokens_per_s = if state.speed.1 > 0.0 { state.speed.0 / state.speed.1 } else { 0.0 };
-        record.flops_per_s =
-            record.tokens_per_s * (3 * self.task.forward_flops_per_token()) as f64;
+        record.flops_per_s = record.tokens_per_s * (3 * self.task.forward_flops_per_token()) as f64;
         record.eta_s = match self.schedule.horizon {
             Horizon::Seconds(all) => Some((all - state.elapsed).max(0.0)),
             Horizon::Steps(all) if state.step > 1 => {
