@@ -61,12 +61,18 @@ const REDUCTIONS: [Reduction; 3] = [Reduction::Mean, Reduction::Sum, Reduction::
 /// in nats. A scalar, or `[…]` without reduction. Class weights get no gradient.
 ///
 /// # Errors
-/// When shapes do not fit, class weights are tracked, a target is neither below C nor ignored, or smoothing leaves [0, 1].
+/// When shapes do not fit, class weights are tracked, a target is neither below C nor ignored, or
+/// smoothing leaves [0, 1].
 #[track_caller]
 pub fn cross_entropy(logits: &Tensor, targets: &Tensor, options: &CrossEntropy) -> Result<Tensor> {
     expect_u32("cross_entropy", "targets", targets)?;
     if logits.dtype().is_half() {
-        return cross_entropy(&logits.to_dtype(DType::F32)?, targets, options);
+        let mut options = options.clone();
+        if let Some(weight) = options.weight.take() {
+            same_dtype("cross_entropy", logits, &weight)?;
+            options.weight = Some(weight.to_dtype(DType::F32)?);
+        }
+        return cross_entropy(&logits.to_dtype(DType::F32)?, targets, &options);
     }
     if logits.rank() == 0 {
         return Err(Error::op("cross_entropy", "logits have no class axis"));

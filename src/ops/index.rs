@@ -10,7 +10,7 @@
 
 use super::embedding::check_ids;
 use super::registry::{Entry, ErrorCase, Input, Sample};
-use super::{around, expect_u32, grads, one, same_dtype};
+use super::{around, expect_u32, grads, one_summed, same_dtype};
 use crate::autograd::record;
 use crate::cpu::index;
 use crate::error::{Error, Result};
@@ -75,13 +75,15 @@ impl Tensor {
             .ints(&[outer, n, inner])
             .ints(self.shape())
             .backward(|mut ctx, dy| {
-                let (ids, dy) = (ctx.take(0)?, dy.packed()?);
+                let ids = ctx.take(0)?;
                 let [outer, n, inner] = [ctx.ints[0], ctx.ints[1], ctx.ints[2]];
-                let mut dx = Tensor::zeros(&ctx.ints[3..], dy.dtype())?;
-                for_float!("index_select", dy.dtype(), T => index::index_add::<T>(
-                    dx.slice_mut(), dy.slice_ref(), ids.slice_ref(), outer, n, inner
-                ));
-                one(dx)
+                one_summed(dy, |dy| {
+                    let mut dx = Tensor::zeros(&ctx.ints[3..], dy.dtype())?;
+                    for_float!("index_select", dy.dtype(), T => index::index_add::<T>(
+                        dx.slice_mut(), dy.slice_ref(), ids.slice_ref(), outer, n, inner
+                    ));
+                    Ok(dx)
+                })
             })
             .output(y)
     }
@@ -103,15 +105,17 @@ impl Tensor {
             .ints(&[axis])
             .ints(self.shape())
             .backward(|mut ctx, dy| {
-                let (ids, dy) = (ctx.take(0)?, dy.packed()?);
+                let ids = ctx.take(0)?;
                 let (axis, shape) = (ctx.ints[0], &ctx.ints[1..]);
                 let (outer, n, inner) = around(shape, axis);
-                let mut dx = Tensor::zeros(shape, dy.dtype())?;
                 let m = ids.shape()[axis];
-                for_float!("gather", dy.dtype(), T => index::scatter_add::<T>(
-                    dx.slice_mut(), dy.slice_ref(), ids.slice_ref(), outer, n, m, inner
-                ));
-                one(dx)
+                one_summed(dy, |dy| {
+                    let mut dx = Tensor::zeros(shape, dy.dtype())?;
+                    for_float!("gather", dy.dtype(), T => index::scatter_add::<T>(
+                        dx.slice_mut(), dy.slice_ref(), ids.slice_ref(), outer, n, m, inner
+                    ));
+                    Ok(dx)
+                })
             })
             .output(pick(self, &ids, axis)?)
     }
@@ -128,6 +132,10 @@ impl Tensor {
         let axis = self.axis("scatter_add", dim)?;
         same_but_axis("scatter_add", self, ids, axis)?;
         super::expect_shape("scatter_add", "src", src, ids.shape())?;
+        if self.dtype().is_half() {
+            let (x, src) = (self.to_dtype(DType::F32)?, src.to_dtype(DType::F32)?);
+            return x.scatter_add(dim, ids, &src)?.to_dtype(self.dtype());
+        }
         let (ids, added) = (ids.packed()?, src.packed()?);
         let (outer, n, inner) = around(self.shape(), axis);
         check_ids("scatter_add", &ids, n)?;

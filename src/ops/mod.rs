@@ -69,6 +69,14 @@ fn one(dx: Tensor) -> Result<Grads> {
     Ok(smallvec![Some(dx)])
 }
 
+/// The gradient of an operation with one input whose rule adds up, which 16-bit gradients do in `f32`.
+/// The rule gets a contiguous gradient.
+fn one_summed(dy: Tensor, rule: impl FnOnce(Tensor) -> Result<Tensor>) -> Result<Grads> {
+    let dtype = dy.dtype();
+    let dy = if dtype.is_half() { dy.cast(DType::F32)? } else { dy.packed()? };
+    one(rule(dy)?.cast(dtype)?)
+}
+
 /// Refuses two inputs of different dtype.
 #[track_caller]
 fn same_dtype(op: &'static str, a: &Tensor, b: &Tensor) -> Result<()> {

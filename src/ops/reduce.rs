@@ -107,6 +107,9 @@ impl Tensor {
     /// As [`Tensor::sum`].
     #[track_caller]
     pub fn mean(&self, dims: &[isize], keepdim: bool) -> Result<Tensor> {
+        if self.dtype().is_half() {
+            return self.to_dtype(DType::F32)?.mean(dims, keepdim)?.to_dtype(self.dtype());
+        }
         let axes = axes("mean", self, dims)?;
         let n: usize = axes.iter().map(|&axis| self.shape()[axis]).product();
         self.sum(dims, keepdim)?.mul_scalar(1.0 / n as f64)
@@ -189,6 +192,9 @@ impl Tensor {
     pub(crate) fn sum_to(&self, shape: &[usize]) -> Result<Tensor> {
         if self.shape() == shape {
             return Ok(self.clone());
+        }
+        if self.dtype().is_half() {
+            return self.cast(DType::F32)?.sum_to(shape)?.cast(self.dtype());
         }
         let missing = self.rank() - shape.len();
         let repeated = |&axis: &usize| {

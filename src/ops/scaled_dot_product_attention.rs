@@ -212,7 +212,7 @@ pub fn self_attention_qkv(qkv: &Tensor, heads: usize, options: &Attention) -> Re
             format!("qkv has shape {:?}, expected [B, T, 3·C]", qkv.shape()),
         ));
     };
-    if !width.is_multiple_of(3 * heads) {
+    if !heads.checked_mul(3).is_some_and(|all| width.is_multiple_of(all)) {
         return Err(Error::op(OP, format!("width {width} is not 3 × {heads} heads × D")));
     }
     let (c, d) = (width / 3, width / 3 / heads);

@@ -8,7 +8,7 @@ use super::registry::{Entry, ErrorCase, Input, Sample};
 use crate::autograd::record;
 use crate::cpu::strided;
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Dims, IntoShape, Layout, Tensor, checked_numel, for_float};
+use crate::tensor::{DType, Dims, IntoShape, Layout, Tensor, checked_numel, for_any};
 
 impl Tensor {
     /// The same elements, row-major, under another shape; a view where the strides allow it, a copy
@@ -162,14 +162,11 @@ impl Tensor {
                 let mut dx = Tensor::zeros(&ctx.ints[3..], dy.dtype())?;
                 let hole = dx.layout().slice(axis, start, dy.shape()[axis], step);
                 let dy = dy.packed()?;
-                for_float!("slice", dy.dtype(), T => {
-                    if dy.numel() > 0 {
-                        let whole: &mut [T] = dx.slice_mut();
-                        strided::scatter::<T>(
-                            &mut whole[hole.offset..], &hole.strides, dy.slice_ref(), &hole.shape
-                        );
-                    }
-                });
+                if dy.numel() > 0 {
+                    for_any!(dy.dtype(), E => strided::scatter::<E>(
+                        &mut dx.slice_mut()[hole.offset..], &hole.strides, dy.slice_ref(), &hole.shape
+                    ));
+                }
                 one(dx)
             })
             .output(y)

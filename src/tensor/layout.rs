@@ -20,6 +20,11 @@ impl<const N: usize> IntoShape for [usize; N] {
         Dims::from_slice(&self)
     }
 }
+impl<const N: usize> IntoShape for &[usize; N] {
+    fn into_shape(self) -> Dims {
+        Dims::from_slice(self)
+    }
+}
 impl IntoShape for &[usize] {
     fn into_shape(self) -> Dims {
         Dims::from_slice(self)

@@ -231,8 +231,8 @@ pub fn tanh<V: Vector>(x: V) -> V {
     let a = x.abs();
     let e = exp_core(at_most(a.add(a), 18.1), None);
     let share = V::constant(2.0).div(e.add(V::constant(1.0)));
-    let far = V::constant(1.0).sub(share).copysign(x);
-    V::select(a.lt(V::constant(0.6)), near, far)
+    let far = V::constant(1.0).sub(share);
+    V::select(a.lt(V::constant(0.6)), near, far).copysign(x) // also for −0
 }
 
 /// σ(x) = 1 / (1 + e⁻ˣ), accurate in both tails.
