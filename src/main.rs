@@ -1,3 +1,5 @@
 //! The `handloom` command: parses the command line and hands over.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    handloom::cli::main()
+}

@@ -1,0 +1,113 @@
+//! `handloom generate`: text from a model, as it is written.
+
+use std::io::Read;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::layers::{self, Sources};
+use super::terminal::{self, To, dim, note};
+use super::values::{count, count_or_zero, not_negative, positive, share};
+use crate::train::control::in_pool;
+use crate::train::generate::Writer;
+use crate::train::sampling::GenerateOptions;
+use crate::{Error, Result};
+
+/// Write text with a model, from a prompt
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  handloom generate --from runs/book --prompt \"It was\"
+  handloom generate --from runs/book --prompt \"It was\" --temperature 0.7 --top-k 40 --seed 7
+  handloom generate --from runs/dream --prompt 宝玉 --max-new-tokens 100 --stop 。
+  echo \"Once upon a time\" | handloom generate --from runs/book --prompt -
+
+The same seed writes the same text, on any machine and at any number of threads.")]
+pub struct Generate {
+    /// A run folder (its best model is taken) or a model folder
+    #[arg(long, value_name = "DIR")]
+    from: PathBuf,
+    /// How the text begins; - reads it from stdin
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    prompt: String,
+    #[command(flatten)]
+    flags: Flags,
+    /// Texts to write, each with the next seed
+    #[arg(long, value_name = "N", default_value = "1", value_parser = count)]
+    num_return_sequences: usize,
+    /// Threads; the text does not depend on it [default: one a core]
+    #[arg(long, value_name = "N", value_parser = count)]
+    threads: Option<usize>,
+    #[command(flatten)]
+    sources: Sources,
+}
+
+#[derive(Debug, Serialize, clap::Args)]
+struct Flags {
+    /// Tokens to write at most [default: 200]
+    #[arg(long, value_name = "N", value_parser = count)]
+    max_new_tokens: Option<usize>,
+    /// Below 1 the likely becomes likelier; 0 always takes the likeliest [default: 0.8]
+    #[arg(long, value_name = "X", value_parser = not_negative, allow_negative_numbers = true)]
+    temperature: Option<f64>,
+    /// Only the K likeliest tokens; 0: all
+    #[arg(long, value_name = "K", value_parser = count_or_zero)]
+    top_k: Option<usize>,
+    /// Only the likeliest tokens that together have this probability
+    #[arg(long, value_name = "P", value_parser = share, allow_negative_numbers = true)]
+    top_p: Option<f64>,
+    /// Only tokens with this share of the likeliest one's probability
+    #[arg(long, value_name = "P", value_parser = not_negative, allow_negative_numbers = true)]
+    min_p: Option<f64>,
+    /// Above 1 what has been said becomes unlikelier
+    #[arg(long, value_name = "X", value_parser = positive, allow_negative_numbers = true)]
+    repetition_penalty: Option<f64>,
+    /// End before this text; can be given again
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+    /// The seed of the draws
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Beam search with this many beams, instead of drawing
+    #[arg(long, value_name = "N", value_parser = count)]
+    num_beams: Option<usize>,
+    /// Beam search: divide by the length to this power
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    length_penalty: Option<f64>,
+}
+
+impl Generate {
+    /// Writes to stdout as the tokens come.
+    pub fn run(self) -> Result<()> {
+        let mut options: GenerateOptions = layers::resolve(&self.sources, &self.flags)?;
+        options.validate()?;
+        let mut prompt = self.prompt;
+        if prompt == "-" {
+            prompt.clear();
+            let read = std::io::stdin().read_to_string(&mut prompt);
+            read.map_err(|e| Error::Data(format!("stdin: cannot read the prompt: {e}")))?;
+            prompt.truncate(prompt.trim_end_matches('\n').len());
+        }
+        in_pool(self.threads.unwrap_or(0), || {
+            let writer = Writer::open(&self.from)?;
+            for n in 0..self.num_return_sequences {
+                if self.num_return_sequences > 1 {
+                    note(dim(To::Stderr, format_args!("— seed {} —", options.seed)));
+                }
+                let start = std::time::Instant::now();
+                terminal::out_piece(&prompt);
+                let written = writer.write(&prompt, &options, &mut terminal::out_piece)?;
+                terminal::out("");
+                let seconds = start.elapsed().as_secs_f64();
+                let rate = written.tokens as f64 / seconds.max(1e-9);
+                let speed = format!("{} tokens, {}/s", written.tokens, super::format::short(rate));
+                note(dim(To::Stderr, speed));
+                options.seed = options.seed.wrapping_add(1);
+                if n + 1 < self.num_return_sequences {
+                    terminal::out("");
+                }
+            }
+            Ok(())
+        })?
+    }
+}

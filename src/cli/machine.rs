@@ -1,0 +1,120 @@
+//! What this machine is: processor, memory, threads, and the multiply-adds it does in a second.
+
+use std::time::{Duration, Instant};
+
+use crate::cpu::simd::{Kernel, Level, Real, Vector, available_levels, level};
+
+/// The processor's name as the system gives it, else the architecture.
+pub fn cpu() -> String {
+    let name = if cfg!(target_os = "linux") {
+        std::fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
+            let line = text.lines().find(|line| line.starts_with("model name"))?;
+            Some(line.split_once(':')?.1.trim().to_owned())
+        })
+    } else if cfg!(target_os = "macos") {
+        ask("sysctl", &["-n", "machdep.cpu.brand_string"])
+    } else {
+        std::env::var("PROCESSOR_IDENTIFIER").ok()
+    };
+    name.filter(|name| !name.is_empty()).unwrap_or_else(|| std::env::consts::ARCH.to_owned())
+}
+
+/// The memory of the machine and what is free to take of it, in bytes; None where the system is not
+/// asked (Windows).
+pub fn memory() -> Option<(u64, u64)> {
+    if cfg!(target_os = "linux") {
+        let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+        let field = |name: &str| {
+            let line = text.lines().find(|line| line.starts_with(name))?;
+            line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
+        };
+        Some((field("MemTotal:")?, field("MemAvailable:")?))
+    } else if cfg!(target_os = "macos") {
+        let total = ask("sysctl", &["-n", "hw.memsize"])?.parse().ok()?;
+        Some((total, total))
+    } else {
+        None
+    }
+}
+
+fn ask(program: &str, arguments: &[&str]) -> Option<String> {
+    let output = std::process::Command::new(program).args(arguments).output().ok()?;
+    String::from_utf8(output.stdout).ok().map(|text| text.trim().to_owned())
+}
+
+/// The instruction sets the kernels can use here, and the one in force.
+pub fn isa_levels() -> (Vec<&'static str>, &'static str) {
+    (available_levels().into_iter().map(Level::name).collect(), level().name())
+}
+
+/// Measured peak of f32 multiply-adds over all threads of the pool, in FLOP/s (an addition and a
+/// multiplication count as two). Takes about `time`; None when nothing could be measured.
+///
+/// The "share of peak" of a training step is its FLOPs over this figure, so it says how much of
+/// *this* machine the step uses, not how it compares to a data sheet.
+pub fn peak_flops(time: Duration) -> Option<f64> {
+    let rates = rayon::broadcast(|_| {
+        let start = Instant::now();
+        let mut flops = 0.0;
+        let mut best: f64 = 0.0;
+        // The best of short slices: a slice that the scheduler broke says nothing about the core.
+        while start.elapsed() < time {
+            let slice = Instant::now();
+            flops += f32::dispatch(Spin { rounds: 20_000 });
+            best = best.max(flops / slice.elapsed().as_secs_f64());
+            flops = 0.0;
+        }
+        best
+    });
+    let sum: f64 = rates.iter().sum();
+    (sum.is_finite() && sum > 0.0).then_some(sum)
+}
+
+/// Independent chains of multiply-adds that never leave the registers.
+struct Spin {
+    rounds: usize,
+}
+
+impl Kernel<f32> for Spin {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<V: Vector<Elem = f32>>(self) -> f64 {
+        let (rows, vectors) = V::TILE;
+        // As many chains as the widest tile keeps in registers: enough to hide the latency of an FMA
+        // on two ports, never so many that they spill.
+        if rows * vectors >= 12 {
+            chains::<V, 12>(self.rounds)
+        } else {
+            chains::<V, 6>(self.rounds)
+        }
+    }
+}
+
+#[inline(always)]
+fn chains<V: Vector<Elem = f32>, const N: usize>(rounds: usize) -> f64 {
+    let (a, b) = (V::splat(std::hint::black_box(0.999)), V::splat(std::hint::black_box(1e-3)));
+    let mut sums = [V::splat(1.0); N];
+    for _ in 0..rounds {
+        for sum in &mut sums {
+            *sum = sum.mul_add(a, b);
+        }
+    }
+    for sum in sums {
+        std::hint::black_box(sum.sum());
+    }
+    (rounds * N * crate::cpu::simd::LANES * 2) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machine_can_be_asked() {
+        assert!(!cpu().is_empty());
+        let (levels, used) = isa_levels();
+        assert!(levels.contains(&used));
+        assert!(peak_flops(Duration::from_millis(5)).unwrap() > 1e8);
+    }
+}
