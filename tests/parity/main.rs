@@ -2,6 +2,7 @@
 //! `fixtures/make_parity.py`. No Python is needed here.
 
 mod layers;
+mod training;
 
 use handloom::nn::Module;
 use handloom::{DType, Tensor};
