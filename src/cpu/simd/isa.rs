@@ -8,7 +8,7 @@ use super::{Kernel, Real};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Level {
-    /// Plain Rust on arrays; fused multiply-add by the machine where it has it.
+    /// Plain Rust on arrays.
     Portable = 1,
     /// 256-bit vectors with FMA (x86-64 since 2013).
     Avx2 = 2,
@@ -116,7 +116,7 @@ pub(crate) fn at_every_level(mut f: impl FnMut(Level)) {
 
 #[cfg(target_arch = "x86_64")]
 mod run {
-    use super::super::{avx2::F32x2, avx512::F32x1, portable::Lanes};
+    use super::super::{avx2::F32x2, avx512::F32x1};
     use super::*;
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi2")]
@@ -127,15 +127,6 @@ mod run {
     #[target_feature(enable = "avx2,fma,f16c")]
     pub(super) fn avx2<K: Kernel<f32>>(kernel: K) -> K::Output {
         kernel.run::<F32x2>()
-    }
-
-    // Arrays, with the fused multiply-add of the machine but no vector type of ours.
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) fn portable_fma<T: Real, K: Kernel<T>>(kernel: K) -> K::Output
-    where
-        Lanes<T>: super::super::Vector<Elem = T>,
-    {
-        kernel.run::<Lanes<T>>()
     }
 }
 
@@ -160,11 +151,6 @@ impl Real for f32 {
             Level::Avx2 => unsafe { run::avx2(kernel) },
             #[cfg(target_arch = "aarch64")]
             Level::Neon => kernel.run::<super::neon::F32x4>(),
-            #[cfg(target_arch = "x86_64")]
-            _ if has_fma() => {
-                // SAFETY: the machine has just been asked.
-                unsafe { run::portable_fma::<f32, K>(kernel) }
-            }
             _ => kernel.run::<super::portable::Lanes<f32>>(),
         }
     }
@@ -182,11 +168,6 @@ impl Real for f64 {
 
     #[inline]
     fn dispatch<K: Kernel<f64>>(kernel: K) -> K::Output {
-        #[cfg(target_arch = "x86_64")]
-        if has_fma() {
-            // SAFETY: the machine has just been asked.
-            return unsafe { run::portable_fma::<f64, K>(kernel) };
-        }
         kernel.run::<super::portable::Lanes<f64>>()
     }
 }
@@ -195,7 +176,7 @@ impl Real for f64 {
 /// bits, slowly).
 #[cfg(target_arch = "x86_64")]
 #[inline]
-fn has_fma() -> bool {
+pub(super) fn has_fma() -> bool {
     cfg!(not(miri)) && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
 }
 
