@@ -255,6 +255,7 @@ fn hostile_files_are_refused_with_a_sentence() {
         (|v| v["pre_tokenizer"] = json!({ "type": "FixedLength", "length": 0 }), "FixedLength"),
         (|v| v["pre_tokenizer"] = json!({ "type": "Split", "pattern": { "Regex": "(" } }), ""),
         (|v| v["decoder"] = json!({ "type": "CTC" }), "CTC"),
+        (|v| v["decoder"] = json!({ "type": "Strip", "content": " ", "start": 9 }), "Strip"),
         (|v| v["added_tokens"] = json!({}), "not a list"),
         (|v| v["added_tokens"][0]["content"] = json!(""), "no \"content\""),
         (|v| v["added_tokens"][0]["id"] = json!(5), "another id"),

@@ -42,6 +42,7 @@ const PRE_TOKENIZERS: &[&str] = &[
     "Whitespace",
     "WhitespaceSplit",
 ];
+/// `Strip` is left out: the crate's counts beyond the end of short tokens and panics.
 const DECODERS: &[&str] = &[
     "BPEDecoder",
     "ByteFallback",
@@ -50,7 +51,6 @@ const DECODERS: &[&str] = &[
     "Metaspace",
     "Replace",
     "Sequence",
-    "Strip",
     "WordPiece",
 ];
 
