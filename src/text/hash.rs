@@ -13,6 +13,7 @@ use super::rng::mix;
 const K: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// Bytes in one independently hashed block: blocks are hashed in parallel and folded in order.
+#[cfg(feature = "cli")]
 pub(crate) const BLOCK: usize = 1 << 20;
 
 /// The hash of a byte string.

@@ -16,7 +16,6 @@
 
 pub(crate) mod atomic;
 pub mod conll;
-#[cfg(feature = "cli")]
 pub(crate) mod hash;
 pub mod labelled;
 mod read;
