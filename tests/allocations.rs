@@ -25,10 +25,11 @@ thread_local! {
 }
 
 fn count(size: usize) {
-    if ON.load(SeqCst) {
+    if ON.load(SeqCst) && !INSIDE.get() {
         let n = COUNT.fetch_add(1, SeqCst);
         // The first few are shown with where they come from: that is what one wants to know.
-        if n < 3 && !INSIDE.replace(true) {
+        if n < 3 {
+            INSIDE.set(true);
             let trace = std::backtrace::Backtrace::force_capture();
             eprintln!("allocation of {size} bytes\n{trace}");
             INSIDE.set(false);

@@ -35,7 +35,7 @@ pub struct Context {
     /// The tensors kept, in the order they were saved.
     pub saved: SmallVec<[Option<Tensor>; 8]>,
     /// Sizes, axes and flags that were kept.
-    pub ints: SmallVec<[usize; 8]>,
+    pub ints: SmallVec<[usize; 16]>,
     /// Real numbers that were kept.
     pub floats: SmallVec<[f64; 4]>,
     /// For each input whether its gradient is wanted.
@@ -79,7 +79,7 @@ pub(crate) struct State {
     pub(crate) inputs: SmallVec<[Option<Tracked>; 6]>,
     pub(crate) context: Context,
     pub(crate) rule: Option<Rule>,
-    pub(crate) output_shapes: SmallVec<[Dims; 2]>,
+    pub(crate) output_shapes: SmallVec<[Dims; 3]>,
     /// Gradients that have arrived at the outputs so far.
     pub(crate) grads: Grads,
 }

@@ -3,6 +3,8 @@
 //! `cat` writes its inputs side by side; backward cuts the gradient into the same pieces. `stack` puts
 //! them along a new axis: each gets an axis of size 1, then `cat`.
 
+use smallvec::SmallVec;
+
 use super::registry::{Entry, ErrorCase, Input, Sample};
 use super::same_dtype;
 use crate::autograd::record;
@@ -74,11 +76,11 @@ pub fn cat(tensors: &[&Tensor], dim: isize) -> Result<Tensor> {
 /// As [`cat`].
 #[track_caller]
 pub fn stack(tensors: &[&Tensor], dim: isize) -> Result<Tensor> {
-    let mut raised = Vec::with_capacity(tensors.len());
+    let mut raised: SmallVec<[Tensor; 4]> = SmallVec::new();
     for x in tensors {
         raised.push(x.unsqueeze(dim)?);
     }
-    cat(&raised.iter().collect::<Vec<_>>(), dim)
+    cat(&raised.iter().collect::<SmallVec<[&Tensor; 4]>>(), dim)
 }
 
 pub(super) fn entries() -> Vec<Entry> {

@@ -274,7 +274,14 @@ impl Task for LmTask {
         self.state = None;
         if self.carries() && !carried.is_empty() {
             let mut state = self.model.new_state(self.train.batch())?;
-            state.restore(carried, self.train.context())?;
+            // A file has its own order; the state wants its own.
+            let mut ordered = state.tensors();
+            for (name, tensor) in &mut ordered {
+                if let Some((_, saved)) = carried.iter().find(|(n, _)| n == name) {
+                    *tensor = saved.clone();
+                }
+            }
+            state.restore(&ordered, self.train.context())?;
             self.state = Some(state);
         }
         Ok(())
