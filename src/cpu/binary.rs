@@ -4,7 +4,7 @@
 //! nearly every case in a network is a row of dense vectors, or of dense vectors beside one repeated
 //! number; these have loops of their own. Anything else is gathered lane by lane.
 
-use super::simd::{Kernel, LANES, Number, Real, Vector, math};
+use super::simd::{Kernel, LANES, Number, Real, Vector, inlined, math};
 use super::threads::{self, CHUNK};
 use super::unary::map2;
 use super::walk::Walk;
@@ -87,6 +87,7 @@ fn map_row<V: Vector>(
     #[inline(always)]
     fn dense<V: Vector>(x: &[V::Elem], n: usize) -> impl Fn(usize, usize) -> V + '_ {
         let x = &x[..n];
+        #[inline(always)]
         move |at, n| {
             let x = &x[at..at + n];
             if n == LANES { V::load(x) } else { V::load_part(x) }
@@ -95,6 +96,7 @@ fn map_row<V: Vector>(
     #[inline(always)]
     fn same<V: Vector>(x: &[V::Elem]) -> impl Fn(usize, usize) -> V {
         let v = V::splat(x[0]);
+        #[inline(always)]
         move |_, _| v
     }
     let n = y.len();
@@ -102,7 +104,15 @@ fn map_row<V: Vector>(
         (1, 1) => walk(y, c, dense(a.data, n), dense(b.data, n), f),
         (1, 0) => walk(y, c, dense(a.data, n), same(b.data), f),
         (0, 1) => walk(y, c, same(a.data), dense(b.data, n), f),
-        _ => walk(y, c, |at, n| a.gather(at, n), |at, n| b.gather(at, n), f),
+        _ => walk(
+            y,
+            c,
+            #[inline(always)]
+            |at, n| a.gather(at, n),
+            #[inline(always)]
+            |at, n| b.gather(at, n),
+            f,
+        ),
     }
 }
 
@@ -135,48 +145,90 @@ impl<T: Real> Kernel<T> for Chunk<'_, T> {
     #[inline(always)]
     fn run<V: Vector<Elem = T>>(self) {
         match self.what {
-            What::Forward(Binary::Add) => self.each(|_, a: V, b| a.add(b)),
-            What::Forward(Binary::Sub) => self.each(|_, a: V, b| a.sub(b)),
-            What::Forward(Binary::Mul) => self.each(|_, a: V, b| a.mul(b)),
-            What::Forward(Binary::Div) => self.each(|_, a: V, b| a.div(b)),
-            What::Forward(Binary::Pow) => self.each(|_, a: V, b| math::pow(a, b)),
-            What::First(Binary::Add | Binary::Sub) | What::Second(Binary::Add) => {
-                self.each(|dy: V, _, _| dy)
-            }
-            What::Second(Binary::Sub) => self.each(|dy: V, _, _| dy.neg()),
-            What::First(Binary::Mul) => self.each(|dy: V, _, b| dy.mul(b)),
-            What::Second(Binary::Mul) => self.each(|dy: V, a, _| dy.mul(a)),
-            What::First(Binary::Div) => self.each(|dy: V, _, b| dy.div(b)),
-            What::Second(Binary::Div) => self.each(|dy: V, a, b| dy.div(b).mul(a.div(b)).neg()),
-            What::First(Binary::Pow) => self.each(|dy: V, a, b| {
-                let slope = b.mul(math::pow(a, b.sub(V::splat(T::ONE))));
-                // a⁰ is flat, at a = 0 too.
-                V::select(b.eq(V::zero()), V::zero(), dy.mul(slope))
-            }),
-            What::Second(Binary::Pow) => self.each(|dy: V, a, b| {
-                let slope = math::pow(a, b).mul(math::log(a));
-                // 0ᵇ stays 0 for b near a positive one.
-                let flat = V::select(a.eq(V::zero()), b, V::splat(T::ONE).neg());
-                V::select(V::zero().le(flat), V::zero(), dy.mul(slope))
-            }),
+            What::Forward(Binary::Add) => self.each(
+                #[inline(always)]
+                |_, a: V, b| a.add(b),
+            ),
+            What::Forward(Binary::Sub) => self.each(
+                #[inline(always)]
+                |_, a: V, b| a.sub(b),
+            ),
+            What::Forward(Binary::Mul) => self.each(
+                #[inline(always)]
+                |_, a: V, b| a.mul(b),
+            ),
+            What::Forward(Binary::Div) => self.each(
+                #[inline(always)]
+                |_, a: V, b| a.div(b),
+            ),
+            What::Forward(Binary::Pow) => self.each(
+                #[inline(always)]
+                |_, a: V, b| math::pow(a, b),
+            ),
+            What::First(Binary::Add | Binary::Sub) | What::Second(Binary::Add) => self.each(
+                #[inline(always)]
+                |dy: V, _, _| dy,
+            ),
+            What::Second(Binary::Sub) => self.each(
+                #[inline(always)]
+                |dy: V, _, _| dy.neg(),
+            ),
+            What::First(Binary::Mul) => self.each(
+                #[inline(always)]
+                |dy: V, _, b| dy.mul(b),
+            ),
+            What::Second(Binary::Mul) => self.each(
+                #[inline(always)]
+                |dy: V, a, _| dy.mul(a),
+            ),
+            What::First(Binary::Div) => self.each(
+                #[inline(always)]
+                |dy: V, _, b| dy.div(b),
+            ),
+            What::Second(Binary::Div) => self.each(
+                #[inline(always)]
+                |dy: V, a, b| dy.div(b).mul(a.div(b)).neg(),
+            ),
+            What::First(Binary::Pow) => self.each(
+                #[inline(always)]
+                |dy: V, a, b| {
+                    let slope = b.mul(math::pow(a, b.sub(V::splat(T::ONE))));
+                    // a⁰ is flat, at a = 0 too.
+                    V::select(b.eq(V::zero()), V::zero(), dy.mul(slope))
+                },
+            ),
+            What::Second(Binary::Pow) => self.each(
+                #[inline(always)]
+                |dy: V, a, b| {
+                    let slope = math::pow(a, b).mul(math::log(a));
+                    // 0ᵇ stays 0 for b near a positive one.
+                    let flat = V::select(a.eq(V::zero()), b, V::splat(T::ONE).neg());
+                    V::select(V::zero().le(flat), V::zero(), dy.mul(slope))
+                },
+            ),
         }
     }
 }
 
 impl<T: Real> Chunk<'_, T> {
     #[inline(always)]
-    fn each<V: Vector<Elem = T>>(self, f: impl Fn(V, V, V) -> V) {
+    fn each<V: Vector<Elem = T>>(self, f: impl Fn(V, V, V) -> V + Copy) {
         let Chunk { walk, begin, y, dy, a, b, .. } = self;
         let end = begin + y.len();
-        walk.pieces(begin, end, |from, to, [at_a, at_b]| {
-            let a = Row { data: &a[at_a..], step: walk.steps[0] };
-            let b = Row { data: &b[at_b..], step: walk.steps[1] };
-            let y = &mut y[from..to];
-            match dy {
-                Some(dy) => map_row(y, &dy[from..to], a, b, &f),
-                None => forward_row(y, a, b, &f),
-            }
-        });
+        walk.pieces(
+            begin,
+            end,
+            #[inline(always)]
+            |from, to, [at_a, at_b]| {
+                let a = Row { data: &a[at_a..], step: walk.steps[0] };
+                let b = Row { data: &b[at_b..], step: walk.steps[1] };
+                let y = &mut y[from..to];
+                match dy {
+                    Some(dy) => map_row(y, &dy[from..to], a, b, f),
+                    None => forward_row(y, a, b, f),
+                }
+            },
+        );
     }
 }
 
@@ -188,17 +240,30 @@ fn forward_row<V: Vector>(
     b: Row<'_, V::Elem>,
     f: impl Fn(V, V, V) -> V,
 ) {
-    let f = |a, b| f(V::zero(), a, b);
+    let f = inlined(
+        #[inline(always)]
+        |a, b| f(V::zero(), a, b),
+    );
     let n = y.len();
     match (a.step, b.step) {
         (1, 1) => map2(y, &a.data[..n], &b.data[..n], f),
         (1, 0) => {
             let b = V::splat(b.data[0]);
-            super::unary::map(y, &a.data[..n], |a| f(a, b));
+            super::unary::map(
+                y,
+                &a.data[..n],
+                #[inline(always)]
+                |a| f(a, b),
+            );
         }
         (0, 1) => {
             let a = V::splat(a.data[0]);
-            super::unary::map(y, &b.data[..n], |b| f(a, b));
+            super::unary::map(
+                y,
+                &b.data[..n],
+                #[inline(always)]
+                |b| f(a, b),
+            );
         }
         _ => {
             for at in (0..n).step_by(LANES) {

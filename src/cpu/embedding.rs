@@ -98,10 +98,14 @@ impl<T: Real> Kernel<T> for AddRows<'_, T> {
 #[inline(always)]
 pub(super) fn add_row<V: Vector>(y: &mut [V::Elem], x: &[V::Elem]) {
     let x = &x[..y.len()];
-    rows::each(y.len(), |at, n| {
-        let sum = rows::load::<V>(y, at, n).add(rows::load(x, at, n));
-        rows::store(sum, y, at, n);
-    });
+    rows::each(
+        y.len(),
+        #[inline(always)]
+        |at, n| {
+            let sum = rows::load::<V>(y, at, n).add(rows::load(x, at, n));
+            rows::store(sum, y, at, n);
+        },
+    );
 }
 
 #[cfg(test)]

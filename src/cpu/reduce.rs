@@ -10,7 +10,7 @@
 
 use super::rows;
 use super::scratch;
-use super::simd::{Kernel, LANES, Real, Vector};
+use super::simd::{Kernel, LANES, Real, Vector, inlined};
 use super::threads::{self, CHUNK};
 
 /// Which reduction.
@@ -131,9 +131,13 @@ impl<T: Real> Kernel<T> for RowSums<'_, T> {
     #[inline(always)]
     fn run<V: Vector<Elem = T>>(self) {
         for (y, x) in self.y.iter_mut().zip(self.x.chunks_exact(self.n)) {
-            let [sum] = rows::sums::<V, 1>(x.len(), |acc, at, n| {
-                acc[0] = acc[0].add(rows::load(x, at, n));
-            });
+            let [sum] = rows::sums::<V, 1>(
+                x.len(),
+                #[inline(always)]
+                |acc, at, n| {
+                    acc[0] = acc[0].add(rows::load(x, at, n));
+                },
+            );
             *y = sum;
         }
     }
@@ -200,29 +204,46 @@ impl<T: Real> Kernel<T> for ColumnSums<'_, T> {
         let cols = y.len();
         let mut fresh = true;
         for eight in x.chunks(8 * inner) {
-            let row = |j: usize| &eight[j * inner + first..][..cols];
+            let row = inlined(
+                #[inline(always)]
+                |j: usize| &eight[j * inner + first..][..cols],
+            );
             let count = eight.len() / inner;
             // A sum is y so far, then the new rows.
-            let put = |y: &mut [T], at: usize, n: usize, new: V| {
-                let sum = if fresh { new } else { rows::load::<V>(y, at, n).add(new) };
-                rows::store(sum, y, at, n);
-            };
+            let put = inlined(
+                #[inline(always)]
+                |y: &mut [T], at: usize, n: usize, new: V| {
+                    let sum = if fresh { new } else { rows::load::<V>(y, at, n).add(new) };
+                    rows::store(sum, y, at, n);
+                },
+            );
             if count == 8 {
                 let r: [&[T]; 8] = std::array::from_fn(row);
-                rows::each(cols, |at, n| {
-                    let load = |j: usize| rows::load::<V>(r[j], at, n);
-                    let low = load(0).add(load(1)).add(load(2).add(load(3)));
-                    let high = load(4).add(load(5)).add(load(6).add(load(7)));
-                    put(y, at, n, low.add(high));
-                });
+                rows::each(
+                    cols,
+                    #[inline(always)]
+                    |at, n| {
+                        let load = inlined(
+                            #[inline(always)]
+                            |j: usize| rows::load::<V>(r[j], at, n),
+                        );
+                        let low = load(0).add(load(1)).add(load(2).add(load(3)));
+                        let high = load(4).add(load(5)).add(load(6).add(load(7)));
+                        put(y, at, n, low.add(high));
+                    },
+                );
             } else {
-                rows::each(cols, |at, n| {
-                    let mut new = rows::load::<V>(row(0), at, n);
-                    for j in 1..count {
-                        new = new.add(rows::load(row(j), at, n));
-                    }
-                    put(y, at, n, new);
-                });
+                rows::each(
+                    cols,
+                    #[inline(always)]
+                    |at, n| {
+                        let mut new = rows::load::<V>(row(0), at, n);
+                        for j in 1..count {
+                            new = new.add(rows::load(row(j), at, n));
+                        }
+                        put(y, at, n, new);
+                    },
+                );
             }
             fresh = false;
         }
@@ -273,12 +294,14 @@ impl<T: Real> Kernel<T> for RowMaxima<'_, T> {
             let [best, odd] = rows::fold(
                 x.len(),
                 low,
+                #[inline(always)]
                 |acc: &mut [V; 2], at, n| {
                     let v = rows::keep(rows::load::<V>(x, at, n), n, low);
                     acc[0] = v.max(acc[0]);
                     acc[1] = V::select(v.eq(v), acc[1], one);
                 },
-                V::max,
+                #[inline(always)]
+                |a: V, b| a.max(b),
             );
             let is_nan = V::any(start.lt(odd));
             let best = best.max_lane();

@@ -3,7 +3,7 @@
 //! The table of formulae is in [`crate::ops`]'s file of the same name. Each function is one closure over a
 //! vector; the walk over the elements is written once.
 
-use super::simd::{Kernel, LANES, Number, Real, Vector, math};
+use super::simd::{Kernel, LANES, Real, Vector, math};
 use super::threads::{self, CHUNK};
 
 /// A function of one element.
@@ -148,17 +148,67 @@ impl<T: Real> Kernel<T> for Map<'_, T, Unary> {
     fn run<V: Vector<Elem = T>>(self) {
         let Map { op, y, x } = self;
         match op {
-            Unary::Neg => map(y, x, V::neg),
-            Unary::Exp => map(y, x, math::exp::<V>),
-            Unary::Log => map(y, x, math::log::<V>),
-            Unary::Sqrt => map(y, x, V::sqrt),
-            Unary::Tanh => map(y, x, math::tanh::<V>),
-            Unary::Sigmoid => map(y, x, math::sigmoid::<V>),
+            Unary::Neg => map(
+                y,
+                x,
+                #[inline(always)]
+                |v: V| v.neg(),
+            ),
+            Unary::Exp => map(
+                y,
+                x,
+                #[inline(always)]
+                |v: V| math::exp(v),
+            ),
+            Unary::Log => map(
+                y,
+                x,
+                #[inline(always)]
+                |v: V| math::log(v),
+            ),
+            Unary::Sqrt => map(
+                y,
+                x,
+                #[inline(always)]
+                |v: V| v.sqrt(),
+            ),
+            Unary::Tanh => map(
+                y,
+                x,
+                #[inline(always)]
+                |v: V| math::tanh(v),
+            ),
+            Unary::Sigmoid => map(
+                y,
+                x,
+                #[inline(always)]
+                |v: V| math::sigmoid(v),
+            ),
             // max(0, x) and not max(x, 0): the second operand wins where x is NaN.
-            Unary::Relu => map(y, x, |x| V::zero().max(x)),
-            Unary::Gelu => map(y, x, math::gelu::<V>),
-            Unary::GeluTanh => map(y, x, math::gelu_tanh::<V>),
-            Unary::Silu => map(y, x, math::silu::<V>),
+            Unary::Relu => map(
+                y,
+                x,
+                #[inline(always)]
+                |x| V::zero().max(x),
+            ),
+            Unary::Gelu => map(
+                y,
+                x,
+                #[inline(always)]
+                |v: V| math::gelu(v),
+            ),
+            Unary::GeluTanh => map(
+                y,
+                x,
+                #[inline(always)]
+                |v: V| math::gelu_tanh(v),
+            ),
+            Unary::Silu => map(
+                y,
+                x,
+                #[inline(always)]
+                |v: V| math::silu(v),
+            ),
         }
     }
 }
@@ -181,16 +231,75 @@ impl<T: Real> Kernel<T> for Map2<'_, T, Unary> {
         let Map2 { op, y: dx, a: dy, b: kept } = self;
         let (zero, one) = (V::zero(), V::splat(T::ONE));
         match op {
-            Unary::Neg => map(dx, dy, V::neg),
-            Unary::Exp => map2(dx, dy, kept, |dy: V, y| dy.mul(y)),
-            Unary::Log => map2(dx, dy, kept, |dy: V, x| dy.div(x)),
-            Unary::Sqrt => map2(dx, dy, kept, |dy: V, y| dy.div(y.add(y))),
-            Unary::Tanh => map2(dx, dy, kept, |dy: V, y| dy.mul(y.neg_mul_add(y, one))),
-            Unary::Sigmoid => map2(dx, dy, kept, |dy: V, y| dy.mul(y.neg_mul_add(y, y))),
-            Unary::Relu => map2(dx, dy, kept, |dy: V, y| V::select(zero.lt(y), dy, zero)),
-            Unary::Gelu => map2(dx, dy, kept, |dy: V, x| dy.mul(math::gelu_derivative(x))),
-            Unary::GeluTanh => map2(dx, dy, kept, |dy: V, x| dy.mul(math::gelu_tanh_derivative(x))),
-            Unary::Silu => map2(dx, dy, kept, |dy: V, x| dy.mul(math::silu_derivative(x))),
+            Unary::Neg => map(
+                dx,
+                dy,
+                #[inline(always)]
+                |v: V| v.neg(),
+            ),
+            Unary::Exp => map2(
+                dx,
+                dy,
+                kept,
+                #[inline(always)]
+                |dy: V, y| dy.mul(y),
+            ),
+            Unary::Log => map2(
+                dx,
+                dy,
+                kept,
+                #[inline(always)]
+                |dy: V, x| dy.div(x),
+            ),
+            Unary::Sqrt => map2(
+                dx,
+                dy,
+                kept,
+                #[inline(always)]
+                |dy: V, y| dy.div(y.add(y)),
+            ),
+            Unary::Tanh => map2(
+                dx,
+                dy,
+                kept,
+                #[inline(always)]
+                |dy: V, y| dy.mul(y.neg_mul_add(y, one)),
+            ),
+            Unary::Sigmoid => map2(
+                dx,
+                dy,
+                kept,
+                #[inline(always)]
+                |dy: V, y| dy.mul(y.neg_mul_add(y, y)),
+            ),
+            Unary::Relu => map2(
+                dx,
+                dy,
+                kept,
+                #[inline(always)]
+                |dy: V, y| V::select(zero.lt(y), dy, zero),
+            ),
+            Unary::Gelu => map2(
+                dx,
+                dy,
+                kept,
+                #[inline(always)]
+                |dy: V, x| dy.mul(math::gelu_derivative(x)),
+            ),
+            Unary::GeluTanh => map2(
+                dx,
+                dy,
+                kept,
+                #[inline(always)]
+                |dy: V, x| dy.mul(math::gelu_tanh_derivative(x)),
+            ),
+            Unary::Silu => map2(
+                dx,
+                dy,
+                kept,
+                #[inline(always)]
+                |dy: V, x| dy.mul(math::silu_derivative(x)),
+            ),
         }
     }
 }
@@ -229,6 +338,7 @@ pub fn powf_backward<T: Real>(dx: &mut [T], dy: &[T], x: &[T], exponent: f64) {
 #[inline(always)]
 fn power<V: Vector>(p: f64) -> impl Fn(V) -> V {
     let exponent = V::constant(p);
+    #[inline(always)]
     move |x| match p {
         0.0 => V::splat(V::Elem::ONE),
         1.0 => x,
@@ -249,11 +359,21 @@ impl<T: Real> Kernel<T> for Map<'_, T, WithNumber> {
         match op {
             WithNumber::Add(c) => {
                 let c = V::constant(c);
-                map(y, x, |x: V| x.add(c));
+                map(
+                    y,
+                    x,
+                    #[inline(always)]
+                    |x: V| x.add(c),
+                );
             }
             WithNumber::Scale(c) => {
                 let c = V::constant(c);
-                map(y, x, |x: V| x.mul(c));
+                map(
+                    y,
+                    x,
+                    #[inline(always)]
+                    |x: V| x.mul(c),
+                );
             }
             WithNumber::Pow(p) => map(y, x, power::<V>(p)),
         }
@@ -270,13 +390,24 @@ impl<T: Real> Kernel<T> for Map2<'_, T, WithNumber> {
             WithNumber::Add(_) => dx.copy_from_slice(dy),
             WithNumber::Scale(c) => {
                 let c = V::constant(c);
-                map(dx, dy, |dy: V| dy.mul(c));
+                map(
+                    dx,
+                    dy,
+                    #[inline(always)]
+                    |dy: V| dy.mul(c),
+                );
             }
             // x⁰ is flat, at 0 too, where x⁻¹ would be infinite.
             WithNumber::Pow(0.0) => dx.fill(T::ZERO),
             WithNumber::Pow(p) => {
                 let (scale, power) = (V::constant(p), power::<V>(p - 1.0));
-                map2(dx, dy, x, |dy: V, x| dy.mul(scale.mul(power(x))));
+                map2(
+                    dx,
+                    dy,
+                    x,
+                    #[inline(always)]
+                    |dy: V, x| dy.mul(scale.mul(power(x))),
+                );
             }
         }
     }

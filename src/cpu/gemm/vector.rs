@@ -7,7 +7,7 @@
 //! are outputs again and each sum keeps its one chain in the order of k.
 
 use super::{Epilogue, KC, Mat, Product};
-use crate::cpu::simd::{Kernel, LANES, Real, Vector};
+use crate::cpu::simd::{Kernel, LANES, Real, Vector, inlined};
 use crate::cpu::threads;
 
 /// Outputs of a task.
@@ -74,31 +74,34 @@ impl<T: Real> Kernel<T> for Outputs<'_, '_, T> {
             let depth = KC.min(p.k - from);
             let add = p.accumulate || from > 0;
             let last = from + depth == p.k;
-            let mut write = |at: usize, width: usize, sum: V| {
-                let mut sum = sum;
-                if c_step == 1 {
-                    // SAFETY: outputs of this task alone.
-                    let dst = unsafe { p.c.slice(p.at + at, width) };
-                    if add {
-                        sum = V::load_part(dst).add(sum);
+            let mut write = inlined(
+                #[inline(always)]
+                |at: usize, width: usize, sum: V| {
+                    let mut sum = sum;
+                    if c_step == 1 {
+                        // SAFETY: outputs of this task alone.
+                        let dst = unsafe { p.c.slice(p.at + at, width) };
+                        if add {
+                            sum = V::load_part(dst).add(sum);
+                        }
+                        finish(p, last, row, at, width, sum).store_part(dst);
+                    } else {
+                        let mut lanes = [T::ZERO; LANES];
+                        for (i, lane) in lanes.iter_mut().enumerate().take(width) {
+                            // SAFETY: an output of this task alone.
+                            *lane = unsafe { p.c.slice(p.at + (at + i) * c_step, 1)[0] };
+                        }
+                        if add {
+                            sum = V::from_array(lanes).add(sum);
+                        }
+                        let lanes = finish(p, last, row, at, width, sum).to_array();
+                        for (i, lane) in lanes.into_iter().enumerate().take(width) {
+                            // SAFETY: as above.
+                            unsafe { p.c.slice(p.at + (at + i) * c_step, 1)[0] = lane };
+                        }
                     }
-                    finish(p, last, row, at, width, sum).store_part(dst);
-                } else {
-                    let mut lanes = [T::ZERO; LANES];
-                    for (i, lane) in lanes.iter_mut().enumerate().take(width) {
-                        // SAFETY: an output of this task alone.
-                        *lane = unsafe { p.c.slice(p.at + (at + i) * c_step, 1)[0] };
-                    }
-                    if add {
-                        sum = V::from_array(lanes).add(sum);
-                    }
-                    let lanes = finish(p, last, row, at, width, sum).to_array();
-                    for (i, lane) in lanes.into_iter().enumerate().take(width) {
-                        // SAFETY: as above.
-                        unsafe { p.c.slice(p.at + (at + i) * c_step, 1)[0] = lane };
-                    }
-                }
-            };
+                },
+            );
             // SAFETY: `product` has checked that M and x are inside their slices; outputs and k here
             // are within their shape.
             unsafe {

@@ -25,7 +25,7 @@
 //! training tells 10⁻³⁸ from 0. `exp(−∞)` is exactly 0, which is what masks rely on. NaN in gives NaN
 //! out. Arguments may be anything.
 
-use super::{Number, Vector};
+use super::{Number, Vector, inlined};
 
 /// The largest argument whose [`exp`] is 0: just below ln 2⁻¹²⁶.
 const EXP_LOW: f64 = -87.336_54;
@@ -419,7 +419,10 @@ pub fn pow<V: Vector>(a: V, b: V) -> V {
 fn whole_and_odd<V: Vector>(b: V) -> (V::Mask, V::Mask) {
     let large = V::constant(8_388_608.0); // 2²³: from here on every f32 is whole
     let size = b.abs();
-    let cut = |x: V| V::select(large.le(x), x, x.add(large).sub(large));
+    let cut = inlined(
+        #[inline(always)]
+        |x: V| V::select(large.le(x), x, x.add(large).sub(large)),
+    );
     let whole = cut(size).eq(size);
     let half = size.mul(V::constant(0.5));
     // Odd: whole, and its half is not.

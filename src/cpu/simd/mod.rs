@@ -224,3 +224,11 @@ pub trait Vector: Copy + Send + Sync + 'static {
         Self::from_array(self.to_array().map(f))
     }
 }
+
+/// The closure given. An attribute may stand on an argument but not behind `let x =`, and a closure
+/// that works on vectors must be inlined like everything between dispatch and the vector:
+/// `let f = inlined(#[inline(always)] |v: V| v.add(v));`
+#[inline(always)]
+pub(crate) fn inlined<F>(f: F) -> F {
+    f
+}
