@@ -4,7 +4,9 @@ use super::dropout::{Dropout, GROUP};
 use super::{Input, Options, PIECE, Shape, Strides, count_from, cut, padded_width, worth};
 use crate::cpu::gemm::{Left, Mat, Packed, Right, Side, multiply, packed_room};
 use crate::cpu::scratch;
-use crate::cpu::simd::{Extent, HeadRows, Heads, Kernel, LANES, Real, Vector, for_heads, math};
+use crate::cpu::simd::{
+    Extent, HeadRows, Heads, Kernel, LANES, Real, Vector, for_heads, inlined, math,
+};
 
 /// Queries of a strip: two vectors.
 const QUERIES: usize = 2 * LANES;
@@ -131,12 +133,21 @@ impl<T: Real> Kernel<T> for Run<'_, '_, T> {
             let (max, sum) = (running.max, running.sum);
             // No key in sight: 0 / 0 becomes 0, and e^(x − lse) will be 0 in backward.
             let zero = V::zero();
-            let [a, b] = sum.map(|l| V::select(l.eq(zero), zero, V::splat(T::ONE).div(l)));
+            let one = V::splat(T::ONE);
+            let inverse = inlined(
+                #[inline(always)]
+                |l: V| V::select(l.eq(zero), zero, one.div(l)),
+            );
+            let [a, b] = [inverse(sum[0]), inverse(sum[1])];
             scale_rows(sums, width, rows, [a, b]);
             let nowhere = V::splat(T::NEG_INFINITY).neg();
-            let [x, y] = [0, 1].map(|i| {
-                V::select(sum[i].eq(zero), nowhere, max[i].add(math::log(sum[i]))).to_array()
-            });
+            let ends = inlined(
+                #[inline(always)]
+                |i: usize| {
+                    V::select(sum[i].eq(zero), nowhere, max[i].add(math::log(sum[i]))).to_array()
+                },
+            );
+            let [x, y] = [ends(0), ends(1)];
             for (r, sums) in sums.chunks_exact(width).enumerate().take(rows) {
                 let out = o.row(first + r);
                 for (from, to) in sums.chunks(LANES).zip(out.chunks_mut(LANES)) {
@@ -151,7 +162,7 @@ impl<T: Real> Kernel<T> for Run<'_, '_, T> {
 /// Multiplies row r of `sums` by lane r of `by`.
 #[inline(always)]
 fn scale_rows<V: Vector>(sums: &mut [V::Elem], width: usize, rows: usize, by: [V; 2]) {
-    let by = by.map(V::to_array);
+    let by = [by[0].to_array(), by[1].to_array()];
     for (r, row) in sums.chunks_exact_mut(width).enumerate().take(rows) {
         let factor = V::splat(by[r / LANES][r % LANES]);
         for x in row.chunks_exact_mut(LANES) {
@@ -178,7 +189,8 @@ fn softmax<V: Vector>(
     // Every query sees the keys before `clear`; beyond, query lane i sees those up to `limit[i]`.
     let clear =
         if options.causal { (first + shape.ahead() + 1).saturating_sub(from).min(n) } else { n };
-    let limit = [0, LANES].map(|lane| count_from::<V>(first + lane + shape.ahead()));
+    let ahead = first + shape.ahead();
+    let limit = [count_from::<V>(ahead), count_from::<V>(ahead + LANES)];
     let mut max = [nothing; 2];
     for (j, row) in scores.chunks_exact_mut(QUERIES).enumerate().take(n) {
         if options.padded(shape, at.0, from + j) {
@@ -193,10 +205,18 @@ fn softmax<V: Vector>(
             max[i] = score.max(max[i]);
         }
     }
-    let max = [0, 1].map(|i| max[i].max(running.max[i]));
+    let max = [max[0].max(running.max[0]), max[1].max(running.max[1])];
     // Where nothing has been seen so far, −∞ − (−∞) must not become NaN.
-    let base = max.map(|m| V::select(m.eq(nothing), V::zero(), m));
-    let shrink = [0, 1].map(|i| math::exp_nonpositive(running.max[i].sub(base[i])));
+    let finite = inlined(
+        #[inline(always)]
+        |m: V| V::select(m.eq(nothing), V::zero(), m),
+    );
+    let base = [finite(max[0]), finite(max[1])];
+    let shrink = inlined(
+        #[inline(always)]
+        |i: usize| math::exp_nonpositive(running.max[i].sub(base[i])),
+    );
+    let shrink = [shrink(0), shrink(1)];
     let mut sum = [V::zero(); 2];
     for (j, row) in scores.chunks_exact_mut(QUERIES).enumerate().take(n) {
         if options.padded(shape, at.0, from + j) {
