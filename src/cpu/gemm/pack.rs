@@ -135,17 +135,68 @@ unsafe fn copy<V: Vector>(mut rows: Rows<'_, V::Elem>, group: Source<V::Elem>) {
 unsafe fn transpose<V: Vector>(mut rows: Rows<'_, V::Elem>, group: Source<V::Elem>) {
     for p in (0..group.k).step_by(LANES) {
         let depth = LANES.min(group.k - p);
-        let mut square = [V::zero(); LANES];
-        for (lane, row) in square.iter_mut().enumerate().take(group.lanes) {
-            let from = group.data.wrapping_add(lane * group.lane + p);
-            // SAFETY: `depth` elements of this lane follow each other.
-            *row = V::load_part(unsafe { std::slice::from_raw_parts(from, depth) });
-        }
-        V::transpose(&mut square);
-        for (q, &row) in square.iter().enumerate().take(depth) {
-            rows.put(p + q, row);
+        let from = group.data.wrapping_add(p);
+        // SAFETY: these lanes and k belong to the group.
+        let square = unsafe { turned::<V>(from, group.lane, group.lanes, depth) };
+        if depth == LANES {
+            for q in 0..LANES {
+                rows.put(p + q, square[q]);
+            }
+        } else {
+            let edge = square;
+            for (q, &row) in edge.iter().enumerate().take(depth) {
+                rows.put(p + q, row);
+            }
         }
     }
+}
+
+/// The transpose of a square: `lanes` rows, `stride` elements apart, of `depth` elements each, the rest
+/// zeros. Vector q holds element q of each row.
+///
+/// # Safety
+/// These rows and elements can be read.
+#[inline(always)]
+pub(super) unsafe fn turned<V: Vector>(
+    from: *const V::Elem,
+    stride: usize,
+    lanes: usize,
+    depth: usize,
+) -> [V; LANES] {
+    // Whole squares stay in registers; that takes constant indices, hence no loop with a bound.
+    if lanes == LANES && depth == LANES {
+        // SAFETY: sixteen rows of sixteen elements.
+        let row = |i: usize| unsafe { V::load_ptr(from.add(i * stride)) };
+        let mut square = [
+            row(0),
+            row(1),
+            row(2),
+            row(3),
+            row(4),
+            row(5),
+            row(6),
+            row(7),
+            row(8),
+            row(9),
+            row(10),
+            row(11),
+            row(12),
+            row(13),
+            row(14),
+            row(15),
+        ];
+        V::transpose(&mut square);
+        return square;
+    }
+    let mut square = [V::zero(); LANES];
+    for (lane, row) in square.iter_mut().enumerate().take(lanes) {
+        // SAFETY: `depth` elements of this row follow each other.
+        *row = V::load_part(unsafe {
+            std::slice::from_raw_parts(from.wrapping_add(lane * stride), depth)
+        });
+    }
+    V::transpose(&mut square);
+    square
 }
 
 /// Neither.

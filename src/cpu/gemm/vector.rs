@@ -6,6 +6,7 @@
 //! are the lanes; where k does, squares of 16 × 16 are transposed on the way, so that the lanes
 //! are outputs again and each sum keeps its one chain in the order of k.
 
+use super::pack::turned;
 use super::{Epilogue, KC, Mat, Product};
 use crate::cpu::simd::{Kernel, LANES, Real, Vector, inlined};
 use crate::cpu::threads;
@@ -181,7 +182,7 @@ unsafe fn beside<V: Vector>(
     }
 }
 
-/// Each output dense along k: sixteen of them at a time, turned in registers.
+/// Each output dense along k: sixteen of them a vector, turned in registers, two vectors at a time.
 ///
 /// # Safety
 /// The outputs and k are inside M and x.
@@ -192,24 +193,69 @@ unsafe fn across<V: Vector>(
     (from, depth): (usize, usize),
     write: &mut impl FnMut(usize, usize, V),
 ) {
-    for at in (0..len).step_by(LANES) {
+    let whole = depth / LANES * LANES;
+    let mut at = 0;
+    while at < len {
+        // Two chains hide each other's latency.
+        let pair = at + 2 * LANES <= len;
         let width = LANES.min(len - at);
-        let mut sum = V::zero();
-        for k in (0..depth).step_by(LANES) {
-            let deep = LANES.min(depth - k);
-            let mut square = [V::zero(); LANES];
-            for (i, row) in square.iter_mut().enumerate().take(width) {
-                let start = o.matrix.wrapping_add((first + at + i) * o.output + from + k);
-                // SAFETY: `deep` elements of this output's row follow each other.
-                *row = V::load_part(unsafe { std::slice::from_raw_parts(start, deep) });
-            }
-            V::transpose(&mut square);
-            for (q, row) in square.iter().enumerate().take(deep) {
-                // SAFETY: inside x.
-                let x = V::splat(unsafe { *o.x.add((from + k + q) * o.x_step) });
-                sum = x.mul_add(*row, sum);
+        let mut sums = [V::zero(); 2];
+        let start = o.matrix.wrapping_add((first + at) * o.output + from);
+        let other = start.wrapping_add(LANES * o.output);
+        // SAFETY: sixteen outputs each (or `width`) and these k are inside M and x.
+        unsafe {
+            if pair {
+                for k in (0..whole).step_by(LANES) {
+                    let x = o.x.add((from + k) * o.x_step);
+                    let squares = [
+                        turned::<V>(start.add(k), o.output, LANES, LANES),
+                        turned::<V>(other.add(k), o.output, LANES, LANES),
+                    ];
+                    for q in 0..LANES {
+                        let x = V::splat(*x.add(q * o.x_step));
+                        sums[0] = x.mul_add(squares[0][q], sums[0]);
+                        sums[1] = x.mul_add(squares[1][q], sums[1]);
+                    }
+                }
+                if whole < depth {
+                    let rest = (whole, depth - whole);
+                    sums[0] = chain(o, start, from, rest, LANES, sums[0]);
+                    sums[1] = chain(o, other, from, rest, LANES, sums[1]);
+                }
+            } else {
+                for k in (0..depth).step_by(LANES) {
+                    let deep = LANES.min(depth - k);
+                    sums[0] = chain(o, start, from, (k, deep), width, sums[0]);
+                }
             }
         }
-        write(first + at, width, sum);
+        write(first + at, width, sums[0]);
+        if pair {
+            write(first + at + LANES, LANES, sums[1]);
+        }
+        at += if pair { 2 * LANES } else { LANES };
     }
+}
+
+/// Goes on with the sums of `width` outputs for `deep` of k, sixteen at most.
+///
+/// # Safety
+/// As [`across`].
+#[inline(always)]
+unsafe fn chain<V: Vector>(
+    o: &Operands<V::Elem>,
+    start: *const V::Elem,
+    from: usize,
+    (k, deep): (usize, usize),
+    width: usize,
+    mut sum: V,
+) -> V {
+    // SAFETY: handed through.
+    let square = unsafe { turned::<V>(start.add(k), o.output, width, deep) };
+    for (q, row) in square.iter().enumerate().take(deep) {
+        // SAFETY: inside x.
+        let x = V::splat(unsafe { *o.x.add((from + k + q) * o.x_step) });
+        sum = x.mul_add(*row, sum);
+    }
+    sum
 }
