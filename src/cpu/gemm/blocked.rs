@@ -19,6 +19,9 @@ const TILE_COLS: usize = 1024;
 /// takes. A product of less than two such pieces stays on its thread.
 const PIECE: usize = 1 << 20;
 
+/// Elements between two steps of k from which on they count as far apart: half a page.
+const FAR: usize = 512;
+
 /// How C is cut into tiles: a function of the shape alone.
 #[derive(Clone, Copy)]
 struct Grid {
@@ -71,8 +74,14 @@ fn part<T: Real>(
     (i, rows): (usize, usize),
     (j, cols): (usize, usize),
 ) {
-    // A is packed unless few panels of B come by to use it; B unless few panels of A do.
-    let pack_a = p.a.row_stride != 1 && cols > 2 * tile.1;
+    // A enters element by element, so dense rows are as good as panels. Columns far apart are not: each
+    // step of k would meet another page, once for every panel of B.
+    let pack_a = match (p.a.row_stride, p.a.col_stride) {
+        (_, 1) => false,
+        (1, step) => step >= FAR && cols > 4 * tile.1,
+        _ => true,
+    };
+    // B is packed unless few panels of A come by to use it.
     let pack_b = p.b.col_stride != 1 || rows > 4 * tile.0;
     let depth = KC.min(p.k);
     let a_room = if pack_a { room(rows, depth, tile.0) } else { 0 };

@@ -163,10 +163,15 @@ pub(super) unsafe fn turned<V: Vector>(
     lanes: usize,
     depth: usize,
 ) -> [V; LANES] {
-    // Whole squares stay in registers; that takes constant indices, hence no loop with a bound.
-    if lanes == LANES && depth == LANES {
-        // SAFETY: sixteen rows of sixteen elements.
-        let row = |i: usize| unsafe { V::load_ptr(from.add(i * stride)) };
+    // Squares stay in registers; that takes constant indices, hence no loop with a bound.
+    if depth == LANES {
+        let row = |i: usize| {
+            if i >= lanes {
+                return V::zero();
+            }
+            // SAFETY: a row of sixteen elements.
+            unsafe { V::load_ptr(from.add(i * stride)) }
+        };
         let mut square = [
             row(0),
             row(1),
