@@ -10,11 +10,11 @@
 //!        │   │   │   │
 //!        └───┴───┴───┘            256 of k at a time (KC)
 //!     k                        ┌────────────────────────────┐
-//!   ┌───┐┌───┬───┬───┐         │  pack A:  rows of the tile × 256, panels of 14 rows      (L2)
+//!   ┌───┐┌───┬───┬───┐         │  A: rows of the tile × 256, in strips of 14 rows         (L2)
 //!   ├───┤├───┼───┼───┤         │  128 columns of the tile at a time
-//! m │ A ││   │ C │   │         │  ┌─ pack B:  256 × 128, panels of 32 columns           (L2)
+//! m │ A ││   │ C │   │         │  ┌─ B packed: 256 × 128, panels of 32 columns         (L2)
 //!   ├───┤├───┼───┼───┤         │  │  each panel of B                                    (L1)
-//!   └───┘└───┴───┴───┘         │  │  ┌─ each panel of A: the micro-kernel keeps 14 × 32
+//!   └───┘└───┴───┴───┘         │  │  ┌─ each strip of A: the micro-kernel keeps 14 × 32
 //!                              │  │  │  elements of C in registers for 256 steps of k
 //! ```
 //!
@@ -22,7 +22,8 @@
 //! others (6 × 16 on AVX2). The idea is Goto and van de Geijn's (2008): every level of the memory holds
 //! what the level below reads many times.
 //!
-//! Where packing costs more than it brings, it is left out: small operands are read where they lie, and
+//! Where packing costs more than it brings, it is left out: A enters the micro-kernel element by element
+//! and is read where it lies unless its columns are far apart, B unless few rows use it; and
 //! products with one row or one column have a path of their own ([`vector`]).
 //!
 //! # The bits
