@@ -232,17 +232,6 @@ pub(crate) fn record<'a>(name: &'static str, inputs: &'a [&'a Tensor]) -> Record
 }
 
 impl<'a> Recorder<'a> {
-    /// Whether a gradient will be wanted. Where it is not, what only the backward rule needs
-    /// need not be computed.
-    pub(crate) fn is_tracked(&self) -> bool {
-        self.tracked
-    }
-
-    /// Whether the gradient of input `i` will be wanted.
-    pub(crate) fn needs(&self, i: usize) -> bool {
-        self.tracked && self.context.needs[i]
-    }
-
     /// Keeps tensors for the backward rule.
     pub(crate) fn save(self, tensors: &[&Tensor]) -> Self {
         tensors.iter().fold(self, |recorder, tensor| recorder.save_option(Some(tensor)))

@@ -283,7 +283,7 @@ impl Observer for Console {
     }
 
     fn step(&mut self, record: &StepRecord) {
-        if record.step % self.stride == 0 {
+        if record.step.is_multiple_of(self.stride) {
             self.losses.push(record.loss);
             if self.losses.len() == 2 * CURVE {
                 self.losses = self.losses.chunks(2).map(|pair| (pair[0] + pair[1]) / 2.0).collect();

@@ -5,7 +5,7 @@ pub fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::new();
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);
@@ -169,7 +169,7 @@ mod tests {
         assert_eq!(grouped(1_003_854), "1,003,854");
         assert_eq!(short(41_234.0), "41.2k");
         assert_eq!(short(999.0), "999");
-        assert_eq!(short(3.14159), "3.14");
+        assert_eq!(short(2.71499), "2.71");
         assert_eq!(short(5_170_000.0), "5.17M");
         assert_eq!(bytes(12), "12 bytes");
         assert_eq!(bytes(3 * 1024 * 1024 + 200 * 1024), "3.2 MiB");

@@ -59,6 +59,8 @@ Start here:
 Exit codes: 0 done, 1 failed, 2 usage, 3 bad data or checkpoint, 4 bench regression, 5 diverged,
 130 stopped by Ctrl-C (what was trained is saved).";
 
+// One value in the life of the process: its size does not matter.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Subcommand)]
 enum Command {
     Demo(demo::Demo),
@@ -122,7 +124,10 @@ pub fn main() -> ExitCode {
     // The last net. A panic is a bug, and says so in one line; libraries below that panic on purpose
     // and are caught there leave no trace on the screen.
     std::panic::set_hook(Box::new(|info| {
-        let said = info.payload_as_str().unwrap_or("a panic without words");
+        let payload = info.payload();
+        let said = (payload.downcast_ref::<&str>().copied())
+            .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+            .unwrap_or("a panic without words");
         let at =
             info.location().map(|l| format!(" ({}:{})", l.file(), l.line())).unwrap_or_default();
         let mut text = format!("{said}{at}");
@@ -175,7 +180,7 @@ mod tests {
                 return;
             }
             let help = command.render_long_help().to_string();
-            assert!(help.contains(&format!("{}", path.trim())), "{path}: no example in\n{help}");
+            assert!(help.contains(path.trim()), "{path}: no example in\n{help}");
             for line in help.lines() {
                 assert!(line.chars().count() <= 120, "{path}: a long line: {line}");
             }

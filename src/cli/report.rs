@@ -69,7 +69,9 @@ mod tests {
     #[test]
     fn a_report_has_figures_classes_and_confusion() {
         let mut confusion = Confusion::new(2);
-        [(0, 0), (0, 0), (0, 1), (1, 1)].map(|(gold, predicted)| confusion.add(gold, predicted));
+        for (gold, predicted) in [(0, 0), (0, 0), (0, 1), (1, 1)] {
+            confusion.add(gold, predicted);
+        }
         let report = ClassificationReport {
             loss: 0.5,
             labels: vec!["差评".into(), "好评".into()],

@@ -118,7 +118,7 @@ fn thin(points: &[(f64, f64)], most: usize) -> Vec<(f64, f64)> {
     let every = points.len().div_ceil(most).max(1);
     let mut kept: Vec<_> = points.iter().copied().step_by(every).collect();
     if let (Some(last), false) =
-        (points.last(), points.is_empty() || (points.len() - 1) % every == 0)
+        (points.last(), points.is_empty() || (points.len() - 1).is_multiple_of(every))
     {
         kept.push(*last);
     }
