@@ -116,11 +116,11 @@ impl Layout {
 
     /// Row-major without gaps (axes of size 1 may have any stride).
     pub(crate) fn is_contiguous(&self) -> bool {
+        if self.shape.contains(&0) {
+            return true;
+        }
         let mut expected = 1;
         for (&size, &stride) in self.shape.iter().zip(&self.strides).rev() {
-            if size == 0 {
-                return true;
-            }
             if size != 1 && stride != expected {
                 return false;
             }
