@@ -284,7 +284,10 @@ fn tokenizers_are_trained_and_shown() {
             &["tokenizer", "encode", "--tokenizer", "t.json", "--json", "织布 the loom"],
         );
         let shown: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
-        assert_eq!(shown["decoded"], "织布 the loom", "{kind}");
+        // Word pieces split Chinese into characters and do not keep the spaces between them.
+        let kept =
+            if kind.starts_with("wordpiece") { "织 布 the loom" } else { "织布 the loom" };
+        assert_eq!(shown["decoded"], kept, "{kind}");
     }
     refuses(
         &folder,
@@ -523,7 +526,7 @@ fn bad_label_files() {
     train("nolabel.csv", &[], 3, &["nolabel.csv", "line 3"]);
     train("ragged.csv", &[], 3, &["ragged.csv", "line 3"]);
     train("broken.jsonl", &[], 3, &["broken.jsonl", "line 2"]);
-    train(&good, &["--label-column", "stars"], 3, &["good.csv", "stars"]);
+    train(&good, &["--label-column", "stars"], 2, &["good.csv", "stars"]);
     train(&good, &["--validation", "strange.csv"], 3, &["strange.csv", "label"]);
     train(&good, &["--task", "dance"], 2, &["dance", "classify"]);
     train(&good, &["--scratch", "nano"], 2, &["--from", "--scratch"]);

@@ -325,7 +325,11 @@ pub fn from_pretrained(dir: impl AsRef<Path>) -> Result<(ModelConfig, Box<dyn La
 /// Refuses a classifier folder without labels or whose head did not come from it.
 fn expect_classifier(dir: &Path, labels: &[String], fresh: &[String]) -> Result<()> {
     if labels.is_empty() {
-        return Err(Error::Data(format!("{}: {CONFIG} has no id2label", dir.display())));
+        return Err(Error::Data(format!(
+            "{}: this is not a classifier, {CONFIG} has no id2label; make one of it with \
+             `handloom finetune --from {0} --train labels.csv`",
+            dir.display()
+        )));
     }
     if fresh.is_empty() {
         return Ok(());

@@ -80,7 +80,7 @@ pub struct TrainerConfig {
     pub save_steps: u64,
     /// Checkpoints kept, the newest ones; 0 keeps all.
     pub save_total_limit: usize,
-    /// Steps from one line of `metrics.jsonl` to the next.
+    /// Steps from one line of `metrics.jsonl` to the next; step 1 has one as well.
     pub logging_steps: u64,
     /// Evaluations without progress after which the run ends; 0: never.
     pub early_stopping_patience: u32,

@@ -329,6 +329,14 @@ impl Job {
         } else if config.validation_fraction == 0.0 {
             (all, None)
         } else {
+            let context = model.config().context_length();
+            if all.len() < context + 2 {
+                return Err(Error::Data(format!(
+                    "the training text has {} tokens, too few for a context of {context}; give more \
+                     text or a smaller --context-length",
+                    all.len()
+                )));
+            }
             let (train, valid) = all.split_tail(config.validation_fraction)?;
             (train, Some(valid))
         };

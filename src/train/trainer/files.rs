@@ -108,7 +108,8 @@ impl Trainer<'_, '_> {
 
     /// The line of a training step, where one is due. Its loss is the mean since the last line.
     pub(super) fn log_step(&mut self, record: &StepRecord) -> Result<()> {
-        let due = record.step.is_multiple_of(self.config.logging_steps.max(1));
+        // The first step too, so that a run of a few steps leaves a trace.
+        let due = record.step == 1 || record.step.is_multiple_of(self.config.logging_steps.max(1));
         if !due || self.state.pending_loss.1 == 0 || record.skipped {
             return Ok(());
         }
