@@ -32,3 +32,8 @@ pub mod train;
 
 pub use error::{Error, Result};
 pub use tensor::{DType, Device, Tensor};
+
+/// The README's example is compiled and run with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
