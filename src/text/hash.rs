@@ -37,6 +37,7 @@ pub(crate) fn hash_bytes(bytes: &[u8]) -> u64 {
 }
 
 /// Folds the hash of the next block into a running value; the order of blocks matters.
+#[cfg(feature = "cli")]
 pub(crate) fn fold(running: u64, next: u64) -> u64 {
     mix(running ^ next).wrapping_mul(K).wrapping_add(1)
 }
