@@ -353,6 +353,7 @@ impl Observer for Console {
 
     fn saved(&mut self, step: u64, what: Saved, path: &Path) {
         if self.rows && !self.live && what == Saved::Checkpoint {
+            self.catch_up();
             self.row(format_args!("saved step={step} path={}", path.display()));
         }
     }

@@ -102,12 +102,11 @@ impl Demo {
         let file = self.path("stories.txt");
         std::fs::write(&file, &text).map_err(|e| Error::io(&file, "write", e))?;
         // Other seeds, other stories: nothing that is tested on has been read before.
-        let labelled = |name: &str, seed: u64, n: usize| {
-            let stories: Vec<_> = storyworld::stories(seed, language).take(n).collect();
-            storyworld::write_topic_csv(&stories, self.path(name))
-        };
-        labelled("topics-train.csv", self.seed ^ 0x7261_696e, LABELS)?;
-        labelled("topics-test.csv", self.seed ^ 0x7465_7374, TEST)?;
+        for (set, seed, n) in [("train", 0x7261_696e, LABELS), ("test", 0x7465_7374, TEST)] {
+            let stories: Vec<_> = storyworld::stories(self.seed ^ seed, language).take(n).collect();
+            storyworld::write_topic_csv(&stories, self.path(&format!("topics-{set}.csv")))?;
+            storyworld::write_sentiment_csv(&stories, self.path(&format!("moods-{set}.csv")))?;
+        }
         headline(1, "text");
         note(format_args!(
             "{} stories, {}, made up by this program: {}",
