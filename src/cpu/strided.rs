@@ -29,14 +29,14 @@ pub fn copy<E: Number>(out: &mut [E], src: &[E], strides: &[usize], shape: &[usi
     let step = walk.steps[0];
     threads::for_chunks(out, CHUNK, work, |i, out| {
         let begin = i * CHUNK;
-        walk.pieces(begin, begin + out.len(), |from, to, [start]| {
-            let (out, src) = (&mut out[from..to], &src[start..]);
+        for (piece, [start]) in walk.pieces(begin, begin + out.len()) {
+            let (out, src) = (&mut out[piece], &src[start..]);
             match step {
                 0 => out.fill(src[0]),
                 1 => out.copy_from_slice(&src[..out.len()]),
                 _ => out.iter_mut().zip(src.iter().step_by(step)).for_each(|(o, &x)| *o = x),
             }
-        });
+        }
     });
 }
 
@@ -131,14 +131,14 @@ fn write<E: Number>(
 ) {
     let src = &src[begin..end];
     let step = walk.steps[0];
-    walk.pieces(begin, end, |from, to, [start]| {
-        let (src, dst) = (&src[from..to], &mut dst[start - base..]);
+    for (piece, [start]) in walk.pieces(begin, end) {
+        let (src, dst) = (&src[piece], &mut dst[start - base..]);
         match step {
             0 => dst[0] = src[src.len() - 1],
             1 => dst[..src.len()].copy_from_slice(src),
             _ => dst.iter_mut().step_by(step).zip(src).for_each(|(d, &x)| *d = x),
         }
-    });
+    }
 }
 
 /// Converts each element, rounded to nearest even once; to `u32` the fraction is cut off.
