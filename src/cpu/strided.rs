@@ -67,11 +67,15 @@ fn transposed<E: Number>(out: &mut [E], src: &[E], walk: &Walk<1>) -> bool {
             let src = &src[start + offset(b, &axes[dense + 1..last])..];
             for first in (0..row).step_by(BLOCK) {
                 let width = BLOCK.min(row - first);
+                // By way of a small square: lines a power of two apart would push each other out
+                // of the cache.
+                let mut square = [[src[0]; BLOCK]; BLOCK];
+                for (k, line) in square[..width].iter_mut().enumerate() {
+                    line[..n].copy_from_slice(&src[(first + k) * step..][..n]);
+                }
                 for j in 0..n {
                     let out = &mut out[j * inner + b * row + first..][..width];
-                    for (k, o) in out.iter_mut().enumerate() {
-                        *o = src[(first + k) * step + j];
-                    }
+                    out.iter_mut().zip(&square).for_each(|(o, line)| *o = line[j]);
                 }
             }
         }
