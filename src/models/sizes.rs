@@ -164,7 +164,7 @@ pub(super) fn num_parameters(config: &ModelConfig) -> Option<usize> {
 }
 
 /// What training a model needs, in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct MemoryEstimate {
     /// The weights.
     pub weights: u64,

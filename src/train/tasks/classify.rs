@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::{Loss, Metric, Task};
 use crate::autograd::no_grad;
 use crate::error::{Error, Result};
-use crate::models::{ModelConfig, SequenceClassifier};
+use crate::models::{ModelConfig, SequenceClassifier, estimate_memory};
 use crate::nn::Module;
 use crate::ops::{CrossEntropy, Reduction, cross_entropy};
 use crate::tensor::Tensor;
@@ -362,8 +362,7 @@ impl Task for ClassifyTask {
             header.data.push(("texts cut to the longest length".into(), self.train.truncated));
         }
         let mean = self.lengths.iter().sum::<usize>() / self.lengths.len().max(1);
-        header.memory.activations =
-            super::lm::activation_bytes(config, self.batch as u64, mean as u64);
+        header.memory.activations = estimate_memory(config, self.batch, mean).activations;
     }
 
     fn write_folder(&self, write: &mut dyn FnMut(&str, &[u8]) -> Result<()>) -> Result<()> {
