@@ -67,8 +67,8 @@ impl Demo {
     fn plan(&self) -> Plan {
         let tokenizer = if self.lang == "en" { "bpe:1024" } else { "bpe:2048" };
         match self.quick {
-            true => Plan { corpus_bytes: 1 << 20, tokenizer, steps: 300, seeds: 1, epochs: 12.0 },
-            false => Plan { corpus_bytes: 3 << 20, tokenizer, steps: 1200, seeds: 3, epochs: 12.0 },
+            true => Plan { corpus_bytes: 1 << 20, tokenizer, steps: 300, seeds: 1, epochs: 40.0 },
+            false => Plan { corpus_bytes: 3 << 20, tokenizer, steps: 1200, seeds: 3, epochs: 40.0 },
         }
     }
 
@@ -194,7 +194,7 @@ impl Demo {
             trainer: TrainerConfig {
                 epochs: Some(plan.epochs),
                 batch_size: 16,
-                learning_rate: 1e-3,
+                learning_rate: 3e-3,
                 eval_steps: 0,
                 save_steps: 0,
                 threads: self.threads.unwrap_or(0),
@@ -211,7 +211,7 @@ impl Demo {
                 ("validation-fraction", "0".into()),
                 ("batch-size", "16".into()),
                 ("epochs", plan.epochs.to_string()),
-                ("learning-rate", "1e-3".into()),
+                ("learning-rate", "3e-3".into()),
                 ("seeds", plan.seeds.to_string()),
                 ("compare-scratch", String::new()),
                 ("out", console::quoted(&out)),
@@ -273,7 +273,9 @@ impl Demo {
             self.path("pretrained/loss.svg").display(),
             dim(To::Stderr, "the loss curve")
         ));
-        if self.quick && pretrained < 2.0 * chance {
+        // Guessing would do as well only once in thirty thousand times.
+        let spread = (chance * (1.0 - chance) / TEST as f64).sqrt();
+        if self.quick && pretrained < chance + 4.0 * spread {
             return Err(Error::Failed(format!(
                 "the fine-tuned model is right in {:.1}% of the test stories, hardly better than chance ({:.1}%)",
                 100.0 * pretrained,
