@@ -1,18 +1,19 @@
-//! The Rust side of `tests/interchange.py`: writes a small model folder, or prints the scores that a model folder
-//! gives for a batch.
+//! The Rust side of `tests/interchange.py`: writes a small model folder, or prints the scores that
+//! a model folder gives for a batch.
 //!
 //! ```text
 //! interchange save gpt|bert|rnn|lstm|gru lm|classify|tag DIR
 //! interchange run lm|classify|tag DIR BATCH.json
 //! ```
 //!
-//! A batch is `{"ids": [[…]], "padding": [[…]], "token_types": [[…]]}`, the last two optional; scores are printed as
-//! `{"shape": […], "values": […]}`.
+//! A batch is `{"ids": [[…]], "padding": [[…]], "token_types": [[…]]}`, the last two optional;
+//! scores are printed as `{"shape": […], "values": […]}`.
 
 use std::path::Path;
 
 use handloom::models::{
-    Inputs, ModelConfig, SequenceClassifier, TokenClassifier, build, from_pretrained, save_pretrained,
+    Inputs, ModelConfig, SequenceClassifier, TokenClassifier, build, from_pretrained,
+    save_pretrained,
 };
 use handloom::nn::Module;
 use handloom::{Error, Result, Tensor};
@@ -38,7 +39,8 @@ fn spread_weights(module: &dyn Module) -> Result<()> {
     module.for_each_parameter(&mut |name, parameter| {
         let key = handloom::ops::Key { seed: 5, stream: name.len() as u64, step: 0 };
         let spread = || {
-            let noise = Tensor::randn(&parameter.shape(), parameter.dtype(), key)?.mul_scalar(0.2)?;
+            let noise =
+                Tensor::randn(&parameter.shape(), parameter.dtype(), key)?.mul_scalar(0.2)?;
             parameter.load(&parameter.data().add(&noise)?)
         };
         if result.is_ok() {

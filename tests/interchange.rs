@@ -1,8 +1,8 @@
 //! Model folders that transformers and torch have saved give the scores that they gave there.
 //!
-//! `tests/interchange.py` made the folders in `fixtures/interchange` and says how to make them again: GPT-2 whole,
-//! in shards, bare and with a head of its own; BERT with norms called `gamma` and `beta`; classifiers of both; the three
-//! recurrent layers from `torch.nn`.
+//! `tests/interchange.py` made the folders in `fixtures/interchange` and says how to make them
+//! again: GPT-2 whole, in shards, bare and with a head of its own; BERT with norms called `gamma`
+//! and `beta`; classifiers of both; the three recurrent layers from `torch.nn`.
 
 use std::path::{Path, PathBuf};
 
@@ -60,7 +60,8 @@ fn folders_of_transformers_and_torch_give_their_scores() {
     for folder in folders {
         let text = std::fs::read(folder.join("expected.json")).unwrap();
         let expected: Expected = serde_json::from_slice(&text).unwrap();
-        let scores = scores(&folder, &expected).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+        let scores =
+            scores(&folder, &expected).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
         assert_eq!(scores.shape(), expected.shape, "{}", folder.display());
         // A score for each text, or for each token; scores at padding mean nothing.
         let per_token = expected.shape.len() == 3;

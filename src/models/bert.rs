@@ -9,8 +9,8 @@
 //! logits = LN(gelu(dense(x))) wordᵀ + bias                         [B, T, V]
 //! ```
 //!
-//! Names are Hugging Face's, `bert.…` and `cls.predictions.…`. Pretraining is by masked tokens alone; it has no
-//! gradient for the pooler, which stays frozen until a classifier wants it.
+//! Names are Hugging Face's, `bert.…` and `cls.predictions.…`. Pretraining is by masked tokens
+//! alone; it has no gradient for the pooler, which stays frozen until a classifier wants it.
 
 use super::{BertConfig, Inputs, LanguageModel, ModelConfig, Purpose, State, check_context};
 use crate::autograd::Scope;
