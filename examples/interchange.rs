@@ -40,7 +40,7 @@ fn spread_weights(module: &dyn Module) -> Result<()> {
         let key = handloom::ops::Key { seed: 5, stream: name.len() as u64, step: 0 };
         let spread = || {
             let noise =
-                Tensor::randn(&parameter.shape(), parameter.dtype(), key)?.mul_scalar(0.2)?;
+                Tensor::randn(parameter.shape(), parameter.dtype(), key)?.mul_scalar(0.2)?;
             parameter.load(&parameter.data().add(&noise)?)
         };
         if result.is_ok() {
