@@ -24,7 +24,7 @@ fn settings(save_steps: u64) -> TrainerConfig {
 }
 
 fn faulty(kind: Kind) -> Faulty {
-    Faulty { inner: task(kind, TINY), at: Cursor { epoch: 2, index: 3 } }
+    Faulty::new(task(kind, TINY), Cursor { epoch: 2, index: 3 })
 }
 
 /// Runs in `dir` to the end, or to `stop_at`; goes on with the run that is there when `resume`.

@@ -67,8 +67,8 @@ impl Demo {
     fn plan(&self) -> Plan {
         let tokenizer = if self.lang == "en" { "bpe:1024" } else { "bpe:2048" };
         match self.quick {
-            true => Plan { corpus_bytes: 1 << 20, tokenizer, steps: 300, seeds: 1, epochs: 40.0 },
-            false => Plan { corpus_bytes: 3 << 20, tokenizer, steps: 1200, seeds: 3, epochs: 40.0 },
+            true => Plan { corpus_bytes: 1 << 20, tokenizer, steps: 1800, seeds: 1, epochs: 30.0 },
+            false => Plan { corpus_bytes: 3 << 20, tokenizer, steps: 3000, seeds: 3, epochs: 30.0 },
         }
     }
 
@@ -130,6 +130,7 @@ impl Demo {
             train: vec![self.path("stories.txt")],
             tokenizer: Some(plan.tokenizer.into()),
             shape: ModelShape {
+                num_hidden_layers: Some(3),
                 context_length: Some(128),
                 dropout: Some(0.0),
                 ..ModelShape::default()
@@ -141,7 +142,7 @@ impl Demo {
                 eval_steps: plan.steps / 4,
                 save_steps: 0,
                 warmup_steps: 50.0,
-                learning_rate: 2e-3,
+                learning_rate: 4e-3,
                 min_learning_rate: 2e-4,
                 seed: self.seed,
                 threads: self.threads.unwrap_or(0),
@@ -154,9 +155,10 @@ impl Demo {
             &[
                 ("train", console::quoted(self.path("stories.txt"))),
                 ("tokenizer", plan.tokenizer.into()),
+                ("num-hidden-layers", "3".into()),
                 ("context-length", "128".into()),
                 ("max-steps", plan.steps.to_string()),
-                ("learning-rate", "2e-3".into()),
+                ("learning-rate", "4e-3".into()),
                 ("min-learning-rate", "2e-4".into()),
                 ("warmup-steps", "50".into()),
                 ("out", console::quoted(&out)),
@@ -188,13 +190,14 @@ impl Demo {
             train: vec![self.path("topics-train.csv")],
             test: vec![self.path("topics-test.csv")],
             validation_fraction: 0.0,
+            shape: ModelShape { dropout: Some(0.2), ..ModelShape::default() },
             compare_scratch: true,
             seeds: plan.seeds,
             out: out.clone(),
             trainer: TrainerConfig {
                 epochs: Some(plan.epochs),
                 batch_size: 16,
-                learning_rate: 3e-3,
+                learning_rate: 5e-4,
                 eval_steps: 0,
                 save_steps: 0,
                 threads: self.threads.unwrap_or(0),
@@ -211,7 +214,8 @@ impl Demo {
                 ("validation-fraction", "0".into()),
                 ("batch-size", "16".into()),
                 ("epochs", plan.epochs.to_string()),
-                ("learning-rate", "3e-3".into()),
+                ("dropout", "0.2".into()),
+                ("learning-rate", "5e-4".into()),
                 ("seeds", plan.seeds.to_string()),
                 ("compare-scratch", String::new()),
                 ("out", console::quoted(&out)),
@@ -273,9 +277,7 @@ impl Demo {
             self.path("pretrained/loss.svg").display(),
             dim(To::Stderr, "the loss curve")
         ));
-        // Guessing would do as well only once in thirty thousand times.
-        let spread = (chance * (1.0 - chance) / TEST as f64).sqrt();
-        if self.quick && pretrained < chance + 4.0 * spread {
+        if self.quick && pretrained < 2.0 * chance {
             return Err(Error::Failed(format!(
                 "the fine-tuned model is right in {:.1}% of the test stories, hardly better than chance ({:.1}%)",
                 100.0 * pretrained,

@@ -4,9 +4,10 @@
 //! nearly every case in a network is a row of dense vectors, or of dense vectors beside one repeated
 //! number; these have loops of their own. Anything else is gathered lane by lane.
 
-use super::simd::{Kernel, LANES, Number, Real, Vector, inlined, math};
+use std::marker::PhantomData;
+
+use super::simd::{Kernel, LANES, Number, Real, Vector, math};
 use super::threads::{self, CHUNK};
-use super::unary::map2;
 use super::walk::Walk;
 
 /// A function of two elements.
@@ -35,6 +36,124 @@ impl Binary {
     }
 }
 
+// ---- the functions ----------------------------------------------------------------------------
+
+/// A function of two elements.
+trait Pair: Send + Sync + 'static {
+    /// f(a, b).
+    fn value<V: Vector>(a: V, b: V) -> V;
+    /// dy · ∂f/∂a.
+    fn da<V: Vector>(dy: V, a: V, b: V) -> V;
+    /// dy · ∂f/∂b.
+    fn db<V: Vector>(dy: V, a: V, b: V) -> V;
+}
+
+/// a + b
+struct Add;
+impl Pair for Add {
+    #[inline(always)]
+    fn value<V: Vector>(a: V, b: V) -> V {
+        a.add(b)
+    }
+    #[inline(always)]
+    fn da<V: Vector>(dy: V, _: V, _: V) -> V {
+        dy
+    }
+    #[inline(always)]
+    fn db<V: Vector>(dy: V, _: V, _: V) -> V {
+        dy
+    }
+}
+
+/// a − b
+struct Sub;
+impl Pair for Sub {
+    #[inline(always)]
+    fn value<V: Vector>(a: V, b: V) -> V {
+        a.sub(b)
+    }
+    #[inline(always)]
+    fn da<V: Vector>(dy: V, _: V, _: V) -> V {
+        dy
+    }
+    #[inline(always)]
+    fn db<V: Vector>(dy: V, _: V, _: V) -> V {
+        dy.neg()
+    }
+}
+
+/// a · b
+struct Mul;
+impl Pair for Mul {
+    #[inline(always)]
+    fn value<V: Vector>(a: V, b: V) -> V {
+        a.mul(b)
+    }
+    #[inline(always)]
+    fn da<V: Vector>(dy: V, _: V, b: V) -> V {
+        dy.mul(b)
+    }
+    #[inline(always)]
+    fn db<V: Vector>(dy: V, a: V, _: V) -> V {
+        dy.mul(a)
+    }
+}
+
+/// a / b
+struct Div;
+impl Pair for Div {
+    #[inline(always)]
+    fn value<V: Vector>(a: V, b: V) -> V {
+        a.div(b)
+    }
+    #[inline(always)]
+    fn da<V: Vector>(dy: V, _: V, b: V) -> V {
+        dy.div(b)
+    }
+    #[inline(always)]
+    fn db<V: Vector>(dy: V, a: V, b: V) -> V {
+        dy.div(b).mul(a.div(b)).neg()
+    }
+}
+
+/// aᵇ
+struct Pow;
+impl Pair for Pow {
+    #[inline(always)]
+    fn value<V: Vector>(a: V, b: V) -> V {
+        math::pow(a, b)
+    }
+    #[inline(always)]
+    fn da<V: Vector>(dy: V, a: V, b: V) -> V {
+        let slope = b.mul(math::pow(a, b.sub(V::constant(1.0))));
+        // a⁰ is flat, at a = 0 too.
+        V::select(b.eq(V::zero()), V::zero(), dy.mul(slope))
+    }
+    #[inline(always)]
+    fn db<V: Vector>(dy: V, a: V, b: V) -> V {
+        let slope = math::pow(a, b).mul(math::log(a));
+        // 0ᵇ is flat in b ≥ 0.
+        let flat = V::select(a.eq(V::zero()), b, V::constant(-1.0));
+        V::select(V::zero().le(flat), V::zero(), dy.mul(slope))
+    }
+}
+
+/// What of a [`Pair`] to compute.
+const VALUE: u8 = 0;
+const DA: u8 = 1;
+const DB: u8 = 2;
+
+#[inline(always)]
+fn apply<V: Vector, P: Pair, const WHAT: u8>(dy: V, a: V, b: V) -> V {
+    match WHAT {
+        VALUE => P::value(a, b),
+        DA => P::da(dy, a, b),
+        _ => P::db(dy, a, b),
+    }
+}
+
+// ---- the walk ---------------------------------------------------------------------------------
+
 /// One row of an input: its elements lie `step` apart, from the first one of `data` on.
 #[derive(Clone, Copy)]
 struct Row<'a, T> {
@@ -42,234 +161,123 @@ struct Row<'a, T> {
     step: usize,
 }
 
-impl<T: Real> Row<'_, T> {
-    /// Elements `at..at + n`, n ≤ 16, whatever the step.
-    #[inline(always)]
-    fn gather<V: Vector<Elem = T>>(&self, at: usize, n: usize) -> V {
-        let mut lanes = [T::ZERO; LANES];
-        for (i, lane) in lanes[..n].iter_mut().enumerate() {
-            *lane = self.data[(at + i) * self.step];
-        }
-        V::from_array(lanes)
-    }
-}
+/// How a row is read; a constant of each loop.
+const SAME: u8 = 0; // step 0
+const DENSE: u8 = 1; // step 1
+const STEPS: u8 = 2; // any step
 
-/// `y[i] = f(c[i], a[i], b[i])` with `c` dense, `a` and `b` stepped.
+/// Elements `at..at + n` of a row, n ≤ 16.
 #[inline(always)]
-fn map_row<V: Vector>(
-    y: &mut [V::Elem],
-    c: &[V::Elem],
-    a: Row<'_, V::Elem>,
-    b: Row<'_, V::Elem>,
-    f: impl Fn(V, V, V) -> V,
-) {
-    // The walk over a row, for any way of loading a and b.
-    #[inline(always)]
-    fn walk<V: Vector>(
-        y: &mut [V::Elem],
-        c: &[V::Elem],
-        a: impl Fn(usize, usize) -> V,
-        b: impl Fn(usize, usize) -> V,
-        f: impl Fn(V, V, V) -> V,
-    ) {
-        let c = &c[..y.len()];
-        let full = y.len() - y.len() % LANES;
-        let dense = y[..full].chunks_exact_mut(LANES).zip(c[..full].chunks_exact(LANES));
-        for (i, (y, c)) in dense.enumerate() {
-            f(V::load(c), a(i * LANES, LANES), b(i * LANES, LANES)).store(y);
+fn load<V: Vector, const HOW: u8>(row: Row<'_, V::Elem>, at: usize, n: usize) -> V {
+    match HOW {
+        SAME => V::splat(row.data[0]),
+        DENSE if n == LANES => V::load(&row.data[at..at + LANES]),
+        DENSE => V::load_part(&row.data[at..at + n]),
+        _ => {
+            let mut lanes = [V::Elem::ZERO; LANES];
+            for (i, lane) in lanes[..n].iter_mut().enumerate() {
+                *lane = row.data[(at + i) * row.step];
+            }
+            V::from_array(lanes)
         }
-        let rest = y.len() - full;
-        if rest > 0 {
-            let c = V::load_part(&c[full..]);
-            f(c, a(full, rest), b(full, rest)).store_part(&mut y[full..]);
-        }
-    }
-    #[inline(always)]
-    fn dense<V: Vector>(x: &[V::Elem], n: usize) -> impl Fn(usize, usize) -> V + '_ {
-        let x = &x[..n];
-        #[inline(always)]
-        move |at, n| {
-            let x = &x[at..at + n];
-            if n == LANES { V::load(x) } else { V::load_part(x) }
-        }
-    }
-    #[inline(always)]
-    fn same<V: Vector>(x: &[V::Elem]) -> impl Fn(usize, usize) -> V {
-        let v = V::splat(x[0]);
-        #[inline(always)]
-        move |_, _| v
-    }
-    let n = y.len();
-    match (a.step, b.step) {
-        (1, 1) => walk(y, c, dense(a.data, n), dense(b.data, n), f),
-        (1, 0) => walk(y, c, dense(a.data, n), same(b.data), f),
-        (0, 1) => walk(y, c, same(a.data), dense(b.data, n), f),
-        _ => walk(
-            y,
-            c,
-            #[inline(always)]
-            |at, n| a.gather(at, n),
-            #[inline(always)]
-            |at, n| b.gather(at, n),
-            f,
-        ),
     }
 }
 
 /// A chunk of the output, waiting for a vector type.
-struct Chunk<'a, T> {
-    what: What,
+struct Chunk<'a, T, P, const WHAT: u8> {
     walk: &'a Walk<2>,
     /// The chunk's first element in the whole output.
     begin: usize,
     y: &'a mut [T],
-    /// dy in the chunk, for a backward.
-    dy: Option<&'a [T]>,
+    /// dy in the chunk; empty for [`VALUE`].
+    dy: &'a [T],
     a: &'a [T],
     b: &'a [T],
+    pair: PhantomData<P>,
 }
 
-/// Which of the functions of a [`Binary`].
-#[derive(Clone, Copy)]
-enum What {
-    Forward(Binary),
-    /// The gradient of a.
-    First(Binary),
-    /// The gradient of b.
-    Second(Binary),
-}
-
-impl<T: Real> Kernel<T> for Chunk<'_, T> {
+impl<T: Real, P: Pair, const WHAT: u8> Kernel<T> for Chunk<'_, T, P, WHAT> {
     type Output = ();
 
     #[inline(always)]
     fn run<V: Vector<Elem = T>>(self) {
-        match self.what {
-            What::Forward(Binary::Add) => self.each(
-                #[inline(always)]
-                |_, a: V, b| a.add(b),
-            ),
-            What::Forward(Binary::Sub) => self.each(
-                #[inline(always)]
-                |_, a: V, b| a.sub(b),
-            ),
-            What::Forward(Binary::Mul) => self.each(
-                #[inline(always)]
-                |_, a: V, b| a.mul(b),
-            ),
-            What::Forward(Binary::Div) => self.each(
-                #[inline(always)]
-                |_, a: V, b| a.div(b),
-            ),
-            What::Forward(Binary::Pow) => self.each(
-                #[inline(always)]
-                |_, a: V, b| math::pow(a, b),
-            ),
-            What::First(Binary::Add | Binary::Sub) | What::Second(Binary::Add) => self.each(
-                #[inline(always)]
-                |dy: V, _, _| dy,
-            ),
-            What::Second(Binary::Sub) => self.each(
-                #[inline(always)]
-                |dy: V, _, _| dy.neg(),
-            ),
-            What::First(Binary::Mul) => self.each(
-                #[inline(always)]
-                |dy: V, _, b| dy.mul(b),
-            ),
-            What::Second(Binary::Mul) => self.each(
-                #[inline(always)]
-                |dy: V, a, _| dy.mul(a),
-            ),
-            What::First(Binary::Div) => self.each(
-                #[inline(always)]
-                |dy: V, _, b| dy.div(b),
-            ),
-            What::Second(Binary::Div) => self.each(
-                #[inline(always)]
-                |dy: V, a, b| dy.div(b).mul(a.div(b)).neg(),
-            ),
-            What::First(Binary::Pow) => self.each(
-                #[inline(always)]
-                |dy: V, a, b| {
-                    let slope = b.mul(math::pow(a, b.sub(V::splat(T::ONE))));
-                    // a⁰ is flat, at a = 0 too.
-                    V::select(b.eq(V::zero()), V::zero(), dy.mul(slope))
-                },
-            ),
-            What::Second(Binary::Pow) => self.each(
-                #[inline(always)]
-                |dy: V, a, b| {
-                    let slope = math::pow(a, b).mul(math::log(a));
-                    // 0ᵇ stays 0 for b near a positive one.
-                    let flat = V::select(a.eq(V::zero()), b, V::splat(T::ONE).neg());
-                    V::select(V::zero().le(flat), V::zero(), dy.mul(slope))
-                },
-            ),
-        }
-    }
-}
-
-impl<T: Real> Chunk<'_, T> {
-    #[inline(always)]
-    fn each<V: Vector<Elem = T>>(self, f: impl Fn(V, V, V) -> V + Copy) {
         let Chunk { walk, begin, y, dy, a, b, .. } = self;
         let end = begin + y.len();
-        walk.pieces(
-            begin,
-            end,
-            #[inline(always)]
-            |from, to, [at_a, at_b]| {
-                let a = Row { data: &a[at_a..], step: walk.steps[0] };
-                let b = Row { data: &b[at_b..], step: walk.steps[1] };
-                let y = &mut y[from..to];
-                match dy {
-                    Some(dy) => map_row(y, &dy[from..to], a, b, f),
-                    None => forward_row(y, a, b, f),
-                }
-            },
-        );
+        for (piece, [at_a, at_b]) in walk.pieces(begin, end) {
+            let a = Row { data: &a[at_a..], step: walk.steps[0] };
+            let b = Row { data: &b[at_b..], step: walk.steps[1] };
+            let dy = if WHAT == VALUE { dy } else { &dy[piece.clone()] };
+            let y = &mut y[piece];
+            match (a.step, b.step) {
+                (1, 1) => map_row::<V, P, WHAT, DENSE, DENSE>(y, dy, a, b),
+                (1, 0) => map_row::<V, P, WHAT, DENSE, SAME>(y, dy, a, b),
+                (0, 1) => map_row::<V, P, WHAT, SAME, DENSE>(y, dy, a, b),
+                _ => map_row::<V, P, WHAT, STEPS, STEPS>(y, dy, a, b),
+            }
+        }
     }
 }
 
-/// [`map_row`] for functions without a third input.
 #[inline(always)]
-fn forward_row<V: Vector>(
+fn map_row<V: Vector, P: Pair, const WHAT: u8, const A: u8, const B: u8>(
     y: &mut [V::Elem],
+    dy: &[V::Elem],
     a: Row<'_, V::Elem>,
     b: Row<'_, V::Elem>,
-    f: impl Fn(V, V, V) -> V,
 ) {
-    let f = inlined(
-        #[inline(always)]
-        |a, b| f(V::zero(), a, b),
-    );
+    // Told the lengths here, the compiler checks no bounds in the loop.
     let n = y.len();
-    match (a.step, b.step) {
-        (1, 1) => map2(y, &a.data[..n], &b.data[..n], f),
-        (1, 0) => {
-            let b = V::splat(b.data[0]);
-            super::unary::map(
-                y,
-                &a.data[..n],
-                #[inline(always)]
-                |a| f(a, b),
-            );
+    let a = if A == DENSE { Row { data: &a.data[..n], ..a } } else { a };
+    let b = if B == DENSE { Row { data: &b.data[..n], ..b } } else { b };
+    let dy = Row { data: if WHAT == VALUE { &[] } else { &dy[..n] }, step: 1 };
+    let full = n - n % LANES;
+    for at in (0..full).step_by(LANES) {
+        one_vector::<V, P, WHAT, A, B>(&mut y[at..at + LANES], dy, a, b, at);
+    }
+    if full < n {
+        one_vector::<V, P, WHAT, A, B>(&mut y[full..], dy, a, b, full);
+    }
+}
+
+#[inline(always)]
+fn one_vector<V: Vector, P: Pair, const WHAT: u8, const A: u8, const B: u8>(
+    y: &mut [V::Elem],
+    dy: Row<'_, V::Elem>,
+    a: Row<'_, V::Elem>,
+    b: Row<'_, V::Elem>,
+    at: usize,
+) {
+    let n = y.len();
+    let dy = if WHAT == VALUE { V::zero() } else { load::<V, DENSE>(dy, at, n) };
+    let v = apply::<V, P, WHAT>(dy, load::<V, A>(a, at, n), load::<V, B>(b, at, n));
+    if n == LANES { v.store(y) } else { v.store_part(y) }
+}
+
+/// Two strided inputs under one shape.
+struct Inputs<'a, T> {
+    walk: Walk<2>,
+    a: &'a [T],
+    b: &'a [T],
+    cost: usize,
+}
+
+impl<T: Real> Inputs<'_, T> {
+    fn compute<P: Pair, const WHAT: u8>(&self, out: &mut [T], dy: &[T]) {
+        let Inputs { walk, a, b, cost } = self;
+        let work = cost * out.len();
+        threads::for_chunks(out, CHUNK, work, |i, y| {
+            let begin = i * CHUNK;
+            let dy = if WHAT == VALUE { dy } else { &dy[begin..][..y.len()] };
+            T::dispatch(Chunk::<T, P, WHAT> { walk, begin, y, dy, a, b, pair: PhantomData });
+        });
+    }
+
+    fn gradients<P: Pair>(&self, da: Option<&mut [T]>, db: Option<&mut [T]>, dy: &[T]) {
+        if let Some(da) = da {
+            self.compute::<P, DA>(da, dy);
         }
-        (0, 1) => {
-            let a = V::splat(a.data[0]);
-            super::unary::map(
-                y,
-                &b.data[..n],
-                #[inline(always)]
-                |b| f(a, b),
-            );
-        }
-        _ => {
-            for at in (0..n).step_by(LANES) {
-                let len = LANES.min(n - at);
-                f(a.gather(at, len), b.gather(at, len)).store_part(&mut y[at..at + len]);
-            }
+        if let Some(db) = db {
+            self.compute::<P, DB>(db, dy);
         }
     }
 }
@@ -284,12 +292,14 @@ pub fn forward<T: Real>(
     b_strides: &[usize],
     shape: &[usize],
 ) {
-    let walk = Walk::new(shape, [a_strides, b_strides]);
-    let work = op.cost() * y.len();
-    threads::for_chunks(y, CHUNK, work, |i, y| {
-        let what = What::Forward(op);
-        T::dispatch(Chunk { what, walk: &walk, begin: i * CHUNK, y, dy: None, a, b })
-    });
+    let inputs = Inputs { walk: Walk::new(shape, [a_strides, b_strides]), a, b, cost: op.cost() };
+    match op {
+        Binary::Add => inputs.compute::<Add, VALUE>(y, &[]),
+        Binary::Sub => inputs.compute::<Sub, VALUE>(y, &[]),
+        Binary::Mul => inputs.compute::<Mul, VALUE>(y, &[]),
+        Binary::Div => inputs.compute::<Div, VALUE>(y, &[]),
+        Binary::Pow => inputs.compute::<Pow, VALUE>(y, &[]),
+    }
 }
 
 /// The gradients of a and b, both of the broadcast `shape`, those that are wanted. dy is contiguous.
@@ -304,15 +314,13 @@ pub fn backward<T: Real>(
     b_strides: &[usize],
     shape: &[usize],
 ) {
-    let walk = Walk::new(shape, [a_strides, b_strides]);
-    let work = op.cost() * dy.len();
-    for (what, out) in [(What::First(op), da), (What::Second(op), db)] {
-        let Some(out) = out else { continue };
-        threads::for_chunks(out, CHUNK, work, |i, y| {
-            let begin = i * CHUNK;
-            let dy = Some(&dy[begin..][..y.len()]);
-            T::dispatch(Chunk { what, walk: &walk, begin, y, dy, a, b })
-        });
+    let inputs = Inputs { walk: Walk::new(shape, [a_strides, b_strides]), a, b, cost: op.cost() };
+    match op {
+        Binary::Add => inputs.gradients::<Add>(da, db, dy),
+        Binary::Sub => inputs.gradients::<Sub>(da, db, dy),
+        Binary::Mul => inputs.gradients::<Mul>(da, db, dy),
+        Binary::Div => inputs.gradients::<Div>(da, db, dy),
+        Binary::Pow => inputs.gradients::<Pow>(da, db, dy),
     }
 }
 
@@ -356,8 +364,8 @@ pub fn select<T: Number>(
     let work = y.len();
     threads::for_chunks(y, CHUNK, work, |i, y| {
         let (begin, end) = (i * CHUNK, i * CHUNK + y.len());
-        walk.pieces(begin, end, |from, to, [at_cond, at_a, at_b]| {
-            let y = &mut y[from..to];
+        for (piece, [at_cond, at_a, at_b]) in walk.pieces(begin, end) {
+            let y = &mut y[piece];
             let (cond, a, b) = (&cond[at_cond..], &a[at_a..], &b[at_b..]);
             let n = y.len();
             // The cases of masked_fill and its backward, which the compiler turns into vectors.
@@ -386,7 +394,7 @@ pub fn select<T: Number>(
                     }
                 }
             }
-        });
+        }
     });
 }
 

@@ -56,8 +56,10 @@ impl<T: Real> Kernel<T> for Drop<'_, T> {
         for (g, (y, x)) in y.chunks_mut(GROUP).zip(x.chunks(GROUP)).enumerate() {
             let words = stream.blocks(first + (g * LANES) as u64);
             for (w, (y, x)) in y.chunks_mut(LANES).zip(x.chunks(LANES)).enumerate() {
-                let factor: [T; LANES] =
-                    std::array::from_fn(|j| if words[w][j] < below { T::ZERO } else { scale });
+                let mut factor = [scale; LANES];
+                for j in 0..LANES {
+                    factor[j] = if words[w][j] < below { T::ZERO } else { scale };
+                }
                 let factor = V::from_array(factor);
                 if y.len() == LANES {
                     masked(V::load(x), factor).store(y);

@@ -168,28 +168,31 @@ impl<T: Real> Kernel<T> for Fill<'_, T> {
 #[inline(always)]
 fn uniforms<V: Vector>(words: &Words, pair: usize) -> (V, V) {
     if size_of::<V::Elem>() == 4 {
-        let scale = V::constant(1.0 / (1u64 << 24) as f64);
-        let [u, v] = [0, 1].map(|w| {
-            // 24 bits fit an i32, whose conversion every instruction set has.
-            let lanes = words[2 * pair + w].map(|word| (word >> 8) as i32);
-            V::from_array(std::array::from_fn(|j| convert(lanes[j]))).mul(scale)
-        });
-        return (u, v);
+        return (narrow(&words[2 * pair]), narrow(&words[2 * pair + 1]));
     }
-    let wide = |w: usize| {
-        V::from_array(std::array::from_fn(|j| {
-            let bits = (words[w][j] as u64) << 32 | words[w + 1][j] as u64;
-            V::Elem::from_f64((bits >> 11) as f64 / (1u64 << 53) as f64)
-        }))
-    };
-    (wide(0), wide(2))
+    (wide(&words[0], &words[1]), wide(&words[2], &words[3]))
 }
 
-/// A whole number below 2²⁴, exactly.
+/// The upper 24 bits of each word, on [0, 1).
 #[inline(always)]
-fn convert<T: Real>(n: i32) -> T {
-    let direct = n as f32;
-    T::from_f64(direct as f64)
+fn narrow<V: Vector>(words: &[u32; LANES]) -> V {
+    let mut lanes = [V::Elem::ZERO; LANES];
+    for j in 0..LANES {
+        // By way of i32 and f32, a conversion that every instruction set has; all of it is exact.
+        lanes[j] = V::Elem::from_f64((words[j] >> 8) as i32 as f32 as f64);
+    }
+    V::from_array(lanes).mul(V::constant(1.0 / (1u64 << 24) as f64))
+}
+
+/// The upper 53 bits of each pair of words, on [0, 1).
+#[inline(always)]
+fn wide<V: Vector>(high: &[u32; LANES], low: &[u32; LANES]) -> V {
+    let mut lanes = [V::Elem::ZERO; LANES];
+    for j in 0..LANES {
+        let bits = (high[j] as u64) << 32 | low[j] as u64;
+        lanes[j] = V::Elem::from_f64((bits >> 11) as f64 / (1u64 << 53) as f64);
+    }
+    V::from_array(lanes)
 }
 
 /// Two independent normal vectors of two uniform ones.

@@ -10,7 +10,7 @@
 
 use super::rows;
 use super::scratch;
-use super::simd::{Kernel, LANES, Real, Vector, inlined};
+use super::simd::{Kernel, LANES, Real, Vector};
 use super::threads::{self, CHUNK};
 
 /// Which reduction.
@@ -134,9 +134,7 @@ impl<T: Real> Kernel<T> for RowSums<'_, T> {
             let [sum] = rows::sums::<V, 1>(
                 x.len(),
                 #[inline(always)]
-                |acc, at, n| {
-                    acc[0] = acc[0].add(rows::load(x, at, n));
-                },
+                |acc, at, n| acc[0] = acc[0].add(rows::load(x, at, n)),
             );
             *y = sum;
         }
@@ -202,52 +200,45 @@ impl<T: Real> Kernel<T> for ColumnSums<'_, T> {
     fn run<V: Vector<Elem = T>>(self) {
         let ColumnSums { y, x, inner, first } = self;
         let cols = y.len();
-        let mut fresh = true;
-        for eight in x.chunks(8 * inner) {
-            let row = inlined(
-                #[inline(always)]
-                |j: usize| &eight[j * inner + first..][..cols],
-            );
-            let count = eight.len() / inner;
-            // A sum is y so far, then the new rows.
-            let put = inlined(
-                #[inline(always)]
-                |y: &mut [T], at: usize, n: usize, new: V| {
-                    let sum = if fresh { new } else { rows::load::<V>(y, at, n).add(new) };
-                    rows::store(sum, y, at, n);
-                },
-            );
-            if count == 8 {
+        for (k, group) in x.chunks(8 * inner).enumerate() {
+            let row = |j: usize| &group[j * inner + first..][..cols];
+            let fresh = k == 0;
+            if group.len() == 8 * inner {
                 let r: [&[T]; 8] = std::array::from_fn(row);
                 rows::each(
                     cols,
                     #[inline(always)]
                     |at, n| {
-                        let load = inlined(
-                            #[inline(always)]
-                            |j: usize| rows::load::<V>(r[j], at, n),
-                        );
-                        let low = load(0).add(load(1)).add(load(2).add(load(3)));
-                        let high = load(4).add(load(5)).add(load(6).add(load(7)));
-                        put(y, at, n, low.add(high));
+                        let a = pair::<V>(r[0], r[1], at, n).add(pair(r[2], r[3], at, n));
+                        let b = pair::<V>(r[4], r[5], at, n).add(pair(r[6], r[7], at, n));
+                        put(a.add(b), y, at, n, fresh);
                     },
                 );
             } else {
-                rows::each(
-                    cols,
-                    #[inline(always)]
-                    |at, n| {
-                        let mut new = rows::load::<V>(row(0), at, n);
-                        for j in 1..count {
-                            new = new.add(rows::load(row(j), at, n));
-                        }
-                        put(y, at, n, new);
-                    },
-                );
+                for j in 0..group.len() / inner {
+                    let row = row(j);
+                    rows::each(
+                        cols,
+                        #[inline(always)]
+                        |at, n| put(rows::load::<V>(row, at, n), y, at, n, fresh && j == 0),
+                    );
+                }
             }
-            fresh = false;
         }
     }
+}
+
+/// The sum of two rows.
+#[inline(always)]
+fn pair<V: Vector>(a: &[V::Elem], b: &[V::Elem], at: usize, n: usize) -> V {
+    rows::load::<V>(a, at, n).add(rows::load(b, at, n))
+}
+
+/// `y = new` for the first rows, `y += new` for the others.
+#[inline(always)]
+fn put<V: Vector>(new: V, y: &mut [V::Elem], at: usize, n: usize, fresh: bool) {
+    let sum = if fresh { new } else { rows::load::<V>(y, at, n).add(new) };
+    rows::store(sum, y, at, n);
 }
 
 // ---- maxima -----------------------------------------------------------------------------------
@@ -301,7 +292,7 @@ impl<T: Real> Kernel<T> for RowMaxima<'_, T> {
                     acc[1] = V::select(v.eq(v), acc[1], one);
                 },
                 #[inline(always)]
-                |a: V, b| a.max(b),
+                |a, b| a.max(b),
             );
             let is_nan = V::any(start.lt(odd));
             let best = best.max_lane();

@@ -29,14 +29,14 @@ pub fn copy<E: Number>(out: &mut [E], src: &[E], strides: &[usize], shape: &[usi
     let step = walk.steps[0];
     threads::for_chunks(out, CHUNK, work, |i, out| {
         let begin = i * CHUNK;
-        walk.pieces(begin, begin + out.len(), |from, to, [start]| {
-            let (out, src) = (&mut out[from..to], &src[start..]);
+        for (piece, [start]) in walk.pieces(begin, begin + out.len()) {
+            let (out, src) = (&mut out[piece], &src[start..]);
             match step {
                 0 => out.fill(src[0]),
                 1 => out.copy_from_slice(&src[..out.len()]),
                 _ => out.iter_mut().zip(src.iter().step_by(step)).for_each(|(o, &x)| *o = x),
             }
-        });
+        }
     });
 }
 
@@ -67,11 +67,15 @@ fn transposed<E: Number>(out: &mut [E], src: &[E], walk: &Walk<1>) -> bool {
             let src = &src[start + offset(b, &axes[dense + 1..last])..];
             for first in (0..row).step_by(BLOCK) {
                 let width = BLOCK.min(row - first);
+                // By way of a small square: lines a power of two apart would push each other out
+                // of the cache.
+                let mut square = [[src[0]; BLOCK]; BLOCK];
+                for (k, line) in square[..width].iter_mut().enumerate() {
+                    line[..n].copy_from_slice(&src[(first + k) * step..][..n]);
+                }
                 for j in 0..n {
                     let out = &mut out[j * inner + b * row + first..][..width];
-                    for (k, o) in out.iter_mut().enumerate() {
-                        *o = src[(first + k) * step + j];
-                    }
+                    out.iter_mut().zip(&square).for_each(|(o, line)| *o = line[j]);
                 }
             }
         }
@@ -131,14 +135,14 @@ fn write<E: Number>(
 ) {
     let src = &src[begin..end];
     let step = walk.steps[0];
-    walk.pieces(begin, end, |from, to, [start]| {
-        let (src, dst) = (&src[from..to], &mut dst[start - base..]);
+    for (piece, [start]) in walk.pieces(begin, end) {
+        let (src, dst) = (&src[piece], &mut dst[start - base..]);
         match step {
             0 => dst[0] = src[src.len() - 1],
             1 => dst[..src.len()].copy_from_slice(src),
             _ => dst.iter_mut().step_by(step).zip(src).for_each(|(d, &x)| *d = x),
         }
-    });
+    }
 }
 
 /// Converts each element, rounded to nearest even once; to `u32` the fraction is cut off.

@@ -1,7 +1,7 @@
 //! Functions of one element, forward and backward: contiguous in, contiguous out.
 //!
-//! The table of formulae is in [`crate::ops`]'s file of the same name. Each function is one closure over a
-//! vector; the walk over the elements is written once.
+//! The table of formulae is in [`crate::ops`]'s file of the same name. Each function is a few lines, value
+//! and gradient side by side; the walk over the elements is written once.
 
 use super::simd::{Kernel, LANES, Real, Vector, math};
 use super::threads::{self, CHUNK};
@@ -62,354 +62,399 @@ impl Unary {
     }
 }
 
+// ---- the functions ----------------------------------------------------------------------------
+
+/// A function of one element. A value of the type holds the function's constants, if it has any.
+trait Function: Copy + Send + Sync {
+    /// f(x).
+    fn value<V: Vector>(self, x: V) -> V;
+    /// dy · f′, from what the function keeps: x, y or nothing ([`Unary::saves`]).
+    fn gradient<V: Vector>(self, dy: V, kept: V) -> V;
+}
+
+/// −x
+#[derive(Clone, Copy)]
+struct Neg;
+impl Function for Neg {
+    #[inline(always)]
+    fn value<V: Vector>(self, x: V) -> V {
+        x.neg()
+    }
+    #[inline(always)]
+    fn gradient<V: Vector>(self, dy: V, _: V) -> V {
+        dy.neg()
+    }
+}
+
+/// eˣ; keeps y
+#[derive(Clone, Copy)]
+struct Exp;
+impl Function for Exp {
+    #[inline(always)]
+    fn value<V: Vector>(self, x: V) -> V {
+        math::exp(x)
+    }
+    #[inline(always)]
+    fn gradient<V: Vector>(self, dy: V, y: V) -> V {
+        dy.mul(y)
+    }
+}
+
+/// ln x; keeps x
+#[derive(Clone, Copy)]
+struct Log;
+impl Function for Log {
+    #[inline(always)]
+    fn value<V: Vector>(self, x: V) -> V {
+        math::log(x)
+    }
+    #[inline(always)]
+    fn gradient<V: Vector>(self, dy: V, x: V) -> V {
+        dy.div(x)
+    }
+}
+
+/// √x; keeps y
+#[derive(Clone, Copy)]
+struct Sqrt;
+impl Function for Sqrt {
+    #[inline(always)]
+    fn value<V: Vector>(self, x: V) -> V {
+        x.sqrt()
+    }
+    #[inline(always)]
+    fn gradient<V: Vector>(self, dy: V, y: V) -> V {
+        dy.div(y.add(y))
+    }
+}
+
+/// tanh x; keeps y
+#[derive(Clone, Copy)]
+struct Tanh;
+impl Function for Tanh {
+    #[inline(always)]
+    fn value<V: Vector>(self, x: V) -> V {
+        math::tanh(x)
+    }
+    #[inline(always)]
+    fn gradient<V: Vector>(self, dy: V, y: V) -> V {
+        dy.mul(y.neg_mul_add(y, V::constant(1.0)))
+    }
+}
+
+/// σ(x); keeps y
+#[derive(Clone, Copy)]
+struct Sigmoid;
+impl Function for Sigmoid {
+    #[inline(always)]
+    fn value<V: Vector>(self, x: V) -> V {
+        math::sigmoid(x)
+    }
+    #[inline(always)]
+    fn gradient<V: Vector>(self, dy: V, y: V) -> V {
+        dy.mul(y.neg_mul_add(y, y))
+    }
+}
+
+/// max(x, 0); keeps y
+#[derive(Clone, Copy)]
+struct Relu;
+impl Function for Relu {
+    #[inline(always)]
+    fn value<V: Vector>(self, x: V) -> V {
+        // In this order, for the second operand wins where x is NaN.
+        V::zero().max(x)
+    }
+    #[inline(always)]
+    fn gradient<V: Vector>(self, dy: V, y: V) -> V {
+        V::select(y.le(V::zero()), V::zero(), dy)
+    }
+}
+
+/// x Φ(x); keeps x
+#[derive(Clone, Copy)]
+struct Gelu;
+impl Function for Gelu {
+    #[inline(always)]
+    fn value<V: Vector>(self, x: V) -> V {
+        math::gelu(x)
+    }
+    #[inline(always)]
+    fn gradient<V: Vector>(self, dy: V, x: V) -> V {
+        dy.mul(math::gelu_derivative(x))
+    }
+}
+
+/// GELU's tanh form; keeps x
+#[derive(Clone, Copy)]
+struct GeluTanh;
+impl Function for GeluTanh {
+    #[inline(always)]
+    fn value<V: Vector>(self, x: V) -> V {
+        math::gelu_tanh(x)
+    }
+    #[inline(always)]
+    fn gradient<V: Vector>(self, dy: V, x: V) -> V {
+        dy.mul(math::gelu_tanh_derivative(x))
+    }
+}
+
+/// x σ(x); keeps x
+#[derive(Clone, Copy)]
+struct Silu;
+impl Function for Silu {
+    #[inline(always)]
+    fn value<V: Vector>(self, x: V) -> V {
+        math::silu(x)
+    }
+    #[inline(always)]
+    fn gradient<V: Vector>(self, dy: V, x: V) -> V {
+        dy.mul(math::silu_derivative(x))
+    }
+}
+
+/// x + c
+#[derive(Clone, Copy)]
+struct Plus(f64);
+impl Function for Plus {
+    #[inline(always)]
+    fn value<V: Vector>(self, x: V) -> V {
+        x.add(V::constant(self.0))
+    }
+    #[inline(always)]
+    fn gradient<V: Vector>(self, dy: V, _: V) -> V {
+        dy
+    }
+}
+
+/// c · x
+#[derive(Clone, Copy)]
+struct Times(f64);
+impl Function for Times {
+    #[inline(always)]
+    fn value<V: Vector>(self, x: V) -> V {
+        x.mul(V::constant(self.0))
+    }
+    #[inline(always)]
+    fn gradient<V: Vector>(self, dy: V, _: V) -> V {
+        dy.mul(V::constant(self.0))
+    }
+}
+
+/// x²; keeps x, as all powers
+#[derive(Clone, Copy)]
+struct Square;
+impl Function for Square {
+    #[inline(always)]
+    fn value<V: Vector>(self, x: V) -> V {
+        x.mul(x)
+    }
+    #[inline(always)]
+    fn gradient<V: Vector>(self, dy: V, x: V) -> V {
+        dy.mul(x.add(x))
+    }
+}
+
+/// x³
+#[derive(Clone, Copy)]
+struct Cube;
+impl Function for Cube {
+    #[inline(always)]
+    fn value<V: Vector>(self, x: V) -> V {
+        x.mul(x).mul(x)
+    }
+    #[inline(always)]
+    fn gradient<V: Vector>(self, dy: V, x: V) -> V {
+        dy.mul(x.mul(x).mul(V::constant(3.0)))
+    }
+}
+
+/// 1 / x
+#[derive(Clone, Copy)]
+struct Reciprocal;
+impl Function for Reciprocal {
+    #[inline(always)]
+    fn value<V: Vector>(self, x: V) -> V {
+        V::constant(1.0).div(x)
+    }
+    #[inline(always)]
+    fn gradient<V: Vector>(self, dy: V, x: V) -> V {
+        dy.div(x.mul(x)).neg()
+    }
+}
+
+/// x^½
+#[derive(Clone, Copy)]
+struct Root;
+impl Function for Root {
+    #[inline(always)]
+    fn value<V: Vector>(self, x: V) -> V {
+        x.sqrt()
+    }
+    #[inline(always)]
+    fn gradient<V: Vector>(self, dy: V, x: V) -> V {
+        dy.div(x.sqrt().mul(V::constant(2.0)))
+    }
+}
+
+/// xᵖ for any other p
+#[derive(Clone, Copy)]
+struct Power(f64);
+impl Function for Power {
+    #[inline(always)]
+    fn value<V: Vector>(self, x: V) -> V {
+        math::pow(x, V::constant(self.0))
+    }
+    #[inline(always)]
+    fn gradient<V: Vector>(self, dy: V, x: V) -> V {
+        let slope = math::pow(x, V::constant(self.0 - 1.0));
+        dy.mul(slope.mul(V::constant(self.0)))
+    }
+}
+
 // ---- the walk ---------------------------------------------------------------------------------
 
-/// `y[i] = f(x[i])`.
-#[inline(always)]
-pub(super) fn map<V: Vector>(y: &mut [V::Elem], x: &[V::Elem], f: impl Fn(V) -> V) {
-    let x = &x[..y.len()];
-    let full = y.len() - y.len() % LANES;
-    for (y, x) in y[..full].chunks_exact_mut(LANES).zip(x[..full].chunks_exact(LANES)) {
-        f(V::load(x)).store(y);
-    }
-    if full < y.len() {
-        f(V::load_part(&x[full..])).store_part(&mut y[full..]);
-    }
-}
-
-/// `y[i] = f(a[i], b[i])`.
-#[inline(always)]
-pub(super) fn map2<V: Vector>(
-    y: &mut [V::Elem],
-    a: &[V::Elem],
-    b: &[V::Elem],
-    f: impl Fn(V, V) -> V,
-) {
-    let (a, b) = (&a[..y.len()], &b[..y.len()]);
-    let full = y.len() - y.len() % LANES;
-    let inputs = a[..full].chunks_exact(LANES).zip(b[..full].chunks_exact(LANES));
-    for (y, (a, b)) in y[..full].chunks_exact_mut(LANES).zip(inputs) {
-        f(V::load(a), V::load(b)).store(y);
-    }
-    if full < y.len() {
-        f(V::load_part(&a[full..]), V::load_part(&b[full..])).store_part(&mut y[full..]);
-    }
-}
-
-/// A map over a chunk, waiting for a vector type: `f` is chosen by `op` once, outside the loop.
-struct Map<'a, T, Op> {
-    op: Op,
+/// `y = f(x)` over a chunk, waiting for a vector type.
+struct Forward<'a, T, F> {
+    f: F,
     y: &'a mut [T],
     x: &'a [T],
 }
 
-/// As [`Map`] with two inputs.
-struct Map2<'a, T, Op> {
-    op: Op,
-    y: &'a mut [T],
-    a: &'a [T],
-    b: &'a [T],
-}
-
-fn run_map<T: Real, Op: Copy + Sync>(op: Op, cost: usize, y: &mut [T], x: &[T])
-where
-    for<'a> Map<'a, T, Op>: Kernel<T, Output = ()>,
-{
-    assert_eq!(y.len(), x.len());
-    let work = cost * y.len();
-    threads::for_chunks(y, CHUNK, work, |i, y| {
-        T::dispatch(Map { op, x: &x[i * CHUNK..][..y.len()], y })
-    });
-}
-
-fn run_map2<T: Real, Op: Copy + Sync>(op: Op, cost: usize, y: &mut [T], a: &[T], b: &[T])
-where
-    for<'a> Map2<'a, T, Op>: Kernel<T, Output = ()>,
-{
-    assert!(y.len() == a.len() && y.len() == b.len());
-    let work = cost * y.len();
-    threads::for_chunks(y, CHUNK, work, |i, y| {
-        let (a, b) = (&a[i * CHUNK..][..y.len()], &b[i * CHUNK..][..y.len()]);
-        T::dispatch(Map2 { op, y, a, b })
-    });
-}
-
-// ---- the functions ----------------------------------------------------------------------------
-
-/// `y = op(x)`.
-pub fn forward<T: Real>(op: Unary, y: &mut [T], x: &[T]) {
-    run_map(op, op.cost(), y, x);
-}
-
-impl<T: Real> Kernel<T> for Map<'_, T, Unary> {
+impl<T: Real, F: Function> Kernel<T> for Forward<'_, T, F> {
     type Output = ();
 
     #[inline(always)]
     fn run<V: Vector<Elem = T>>(self) {
-        let Map { op, y, x } = self;
-        match op {
-            Unary::Neg => map(
-                y,
-                x,
-                #[inline(always)]
-                |v: V| v.neg(),
-            ),
-            Unary::Exp => map(
-                y,
-                x,
-                #[inline(always)]
-                |v: V| math::exp(v),
-            ),
-            Unary::Log => map(
-                y,
-                x,
-                #[inline(always)]
-                |v: V| math::log(v),
-            ),
-            Unary::Sqrt => map(
-                y,
-                x,
-                #[inline(always)]
-                |v: V| v.sqrt(),
-            ),
-            Unary::Tanh => map(
-                y,
-                x,
-                #[inline(always)]
-                |v: V| math::tanh(v),
-            ),
-            Unary::Sigmoid => map(
-                y,
-                x,
-                #[inline(always)]
-                |v: V| math::sigmoid(v),
-            ),
-            // max(0, x) and not max(x, 0): the second operand wins where x is NaN.
-            Unary::Relu => map(
-                y,
-                x,
-                #[inline(always)]
-                |x| V::zero().max(x),
-            ),
-            Unary::Gelu => map(
-                y,
-                x,
-                #[inline(always)]
-                |v: V| math::gelu(v),
-            ),
-            Unary::GeluTanh => map(
-                y,
-                x,
-                #[inline(always)]
-                |v: V| math::gelu_tanh(v),
-            ),
-            Unary::Silu => map(
-                y,
-                x,
-                #[inline(always)]
-                |v: V| math::silu(v),
-            ),
+        let Forward { f, y, x } = self;
+        let x = &x[..y.len()];
+        let full = y.len() - y.len() % LANES;
+        for (y, x) in y[..full].chunks_exact_mut(LANES).zip(x[..full].chunks_exact(LANES)) {
+            f.value(V::load(x)).store(y);
         }
+        if full < y.len() {
+            f.value(V::load_part(&x[full..])).store_part(&mut y[full..]);
+        }
+    }
+}
+
+/// `dx = dy · f′(kept)` over a chunk.
+struct Backward<'a, T, F> {
+    f: F,
+    dx: &'a mut [T],
+    dy: &'a [T],
+    kept: &'a [T],
+}
+
+impl<T: Real, F: Function> Kernel<T> for Backward<'_, T, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector<Elem = T>>(self) {
+        let Backward { f, dx, dy, kept } = self;
+        let (dy, kept) = (&dy[..dx.len()], &kept[..dx.len()]);
+        let full = dx.len() - dx.len() % LANES;
+        let inputs = dy[..full].chunks_exact(LANES).zip(kept[..full].chunks_exact(LANES));
+        for (dx, (dy, kept)) in dx[..full].chunks_exact_mut(LANES).zip(inputs) {
+            f.gradient(V::load(dy), V::load(kept)).store(dx);
+        }
+        if full < dx.len() {
+            let (dy, kept) = (V::load_part(&dy[full..]), V::load_part(&kept[full..]));
+            f.gradient(dy, kept).store_part(&mut dx[full..]);
+        }
+    }
+}
+
+fn run_forward<T: Real>(f: impl Function, cost: usize, y: &mut [T], x: &[T]) {
+    assert_eq!(y.len(), x.len());
+    let work = cost * y.len();
+    threads::for_chunks(y, CHUNK, work, |i, y| {
+        T::dispatch(Forward { f, x: &x[i * CHUNK..][..y.len()], y })
+    });
+}
+
+fn run_backward<T: Real>(f: impl Function, cost: usize, dx: &mut [T], dy: &[T], kept: &[T]) {
+    assert!(dx.len() == dy.len() && dx.len() == kept.len());
+    let work = cost * dx.len();
+    threads::for_chunks(dx, CHUNK, work, |i, dx| {
+        let (dy, kept) = (&dy[i * CHUNK..][..dx.len()], &kept[i * CHUNK..][..dx.len()]);
+        T::dispatch(Backward { f, dx, dy, kept })
+    });
+}
+
+/// `y = op(x)`.
+pub fn forward<T: Real>(op: Unary, y: &mut [T], x: &[T]) {
+    let cost = op.cost();
+    match op {
+        Unary::Neg => run_forward(Neg, cost, y, x),
+        Unary::Exp => run_forward(Exp, cost, y, x),
+        Unary::Log => run_forward(Log, cost, y, x),
+        Unary::Sqrt => run_forward(Sqrt, cost, y, x),
+        Unary::Tanh => run_forward(Tanh, cost, y, x),
+        Unary::Sigmoid => run_forward(Sigmoid, cost, y, x),
+        Unary::Relu => run_forward(Relu, cost, y, x),
+        Unary::Gelu => run_forward(Gelu, cost, y, x),
+        Unary::GeluTanh => run_forward(GeluTanh, cost, y, x),
+        Unary::Silu => run_forward(Silu, cost, y, x),
     }
 }
 
 /// `dx = dy · op′`. Reads `x` or `y`, whichever [`Unary::saves`] says; the other may be empty.
 pub fn backward<T: Real>(op: Unary, dx: &mut [T], dy: &[T], x: &[T], y: &[T]) {
-    match op.saves() {
-        Saves::Input => run_map2(op, op.cost(), dx, dy, x),
-        Saves::Output => run_map2(op, op.cost(), dx, dy, y),
-        Saves::Neither => run_map2(op, op.cost(), dx, dy, dy),
+    let cost = op.cost();
+    let kept = match op.saves() {
+        Saves::Input => x,
+        Saves::Output => y,
+        Saves::Neither => dy,
+    };
+    match op {
+        Unary::Neg => run_backward(Neg, cost, dx, dy, kept),
+        Unary::Exp => run_backward(Exp, cost, dx, dy, kept),
+        Unary::Log => run_backward(Log, cost, dx, dy, kept),
+        Unary::Sqrt => run_backward(Sqrt, cost, dx, dy, kept),
+        Unary::Tanh => run_backward(Tanh, cost, dx, dy, kept),
+        Unary::Sigmoid => run_backward(Sigmoid, cost, dx, dy, kept),
+        Unary::Relu => run_backward(Relu, cost, dx, dy, kept),
+        Unary::Gelu => run_backward(Gelu, cost, dx, dy, kept),
+        Unary::GeluTanh => run_backward(GeluTanh, cost, dx, dy, kept),
+        Unary::Silu => run_backward(Silu, cost, dx, dy, kept),
     }
-}
-
-impl<T: Real> Kernel<T> for Map2<'_, T, Unary> {
-    type Output = ();
-
-    /// a is dy, b what was kept.
-    #[inline(always)]
-    fn run<V: Vector<Elem = T>>(self) {
-        let Map2 { op, y: dx, a: dy, b: kept } = self;
-        let (zero, one) = (V::zero(), V::splat(T::ONE));
-        match op {
-            Unary::Neg => map(
-                dx,
-                dy,
-                #[inline(always)]
-                |v: V| v.neg(),
-            ),
-            Unary::Exp => map2(
-                dx,
-                dy,
-                kept,
-                #[inline(always)]
-                |dy: V, y| dy.mul(y),
-            ),
-            Unary::Log => map2(
-                dx,
-                dy,
-                kept,
-                #[inline(always)]
-                |dy: V, x| dy.div(x),
-            ),
-            Unary::Sqrt => map2(
-                dx,
-                dy,
-                kept,
-                #[inline(always)]
-                |dy: V, y| dy.div(y.add(y)),
-            ),
-            Unary::Tanh => map2(
-                dx,
-                dy,
-                kept,
-                #[inline(always)]
-                |dy: V, y| dy.mul(y.neg_mul_add(y, one)),
-            ),
-            Unary::Sigmoid => map2(
-                dx,
-                dy,
-                kept,
-                #[inline(always)]
-                |dy: V, y| dy.mul(y.neg_mul_add(y, y)),
-            ),
-            Unary::Relu => map2(
-                dx,
-                dy,
-                kept,
-                #[inline(always)]
-                |dy: V, y| V::select(zero.lt(y), dy, zero),
-            ),
-            Unary::Gelu => map2(
-                dx,
-                dy,
-                kept,
-                #[inline(always)]
-                |dy: V, x| dy.mul(math::gelu_derivative(x)),
-            ),
-            Unary::GeluTanh => map2(
-                dx,
-                dy,
-                kept,
-                #[inline(always)]
-                |dy: V, x| dy.mul(math::gelu_tanh_derivative(x)),
-            ),
-            Unary::Silu => map2(
-                dx,
-                dy,
-                kept,
-                #[inline(always)]
-                |dy: V, x| dy.mul(math::silu_derivative(x)),
-            ),
-        }
-    }
-}
-
-// ---- arithmetic with a number -----------------------------------------------------------------
-
-/// A function of one element and one number.
-#[derive(Clone, Copy)]
-enum WithNumber {
-    Add(f64),
-    Scale(f64),
-    Pow(f64),
 }
 
 /// `y = x + c`.
 pub fn add_scalar<T: Real>(y: &mut [T], x: &[T], c: f64) {
-    run_map(WithNumber::Add(c), 1, y, x);
+    run_forward(Plus(c), 1, y, x);
 }
 
 /// `y = c · x`.
 pub fn scale<T: Real>(y: &mut [T], x: &[T], c: f64) {
-    run_map(WithNumber::Scale(c), 1, y, x);
+    run_forward(Times(c), 1, y, x);
 }
 
 /// `y = x^exponent`; NaN for negative x and fractional exponents.
 pub fn powf<T: Real>(y: &mut [T], x: &[T], exponent: f64) {
-    run_map(WithNumber::Pow(exponent), 4, y, x);
+    match exponent {
+        0.0 => y.fill(T::ONE),
+        1.0 => y.copy_from_slice(x),
+        2.0 => run_forward(Square, 1, y, x),
+        3.0 => run_forward(Cube, 1, y, x),
+        -1.0 => run_forward(Reciprocal, 2, y, x),
+        0.5 => run_forward(Root, 2, y, x),
+        p => run_forward(Power(p), 8, y, x),
+    }
 }
 
 /// `dx = dy · exponent · x^(exponent − 1)`.
 pub fn powf_backward<T: Real>(dx: &mut [T], dy: &[T], x: &[T], exponent: f64) {
-    run_map2(WithNumber::Pow(exponent), 4, dx, dy, x);
-}
-
-/// xᵖ, the common powers without the detour by logarithms.
-#[inline(always)]
-fn power<V: Vector>(p: f64) -> impl Fn(V) -> V {
-    let exponent = V::constant(p);
-    #[inline(always)]
-    move |x| match p {
-        0.0 => V::splat(V::Elem::ONE),
-        1.0 => x,
-        2.0 => x.mul(x),
-        3.0 => x.mul(x).mul(x),
-        -1.0 => V::splat(V::Elem::ONE).div(x),
-        0.5 => x.sqrt(),
-        _ => math::pow(x, exponent),
-    }
-}
-
-impl<T: Real> Kernel<T> for Map<'_, T, WithNumber> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<V: Vector<Elem = T>>(self) {
-        let Map { op, y, x } = self;
-        match op {
-            WithNumber::Add(c) => {
-                let c = V::constant(c);
-                map(
-                    y,
-                    x,
-                    #[inline(always)]
-                    |x: V| x.add(c),
-                );
-            }
-            WithNumber::Scale(c) => {
-                let c = V::constant(c);
-                map(
-                    y,
-                    x,
-                    #[inline(always)]
-                    |x: V| x.mul(c),
-                );
-            }
-            WithNumber::Pow(p) => map(y, x, power::<V>(p)),
-        }
-    }
-}
-
-impl<T: Real> Kernel<T> for Map2<'_, T, WithNumber> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<V: Vector<Elem = T>>(self) {
-        let Map2 { op, y: dx, a: dy, b: x } = self;
-        match op {
-            WithNumber::Add(_) => dx.copy_from_slice(dy),
-            WithNumber::Scale(c) => {
-                let c = V::constant(c);
-                map(
-                    dx,
-                    dy,
-                    #[inline(always)]
-                    |dy: V| dy.mul(c),
-                );
-            }
-            // x⁰ is flat, at 0 too, where x⁻¹ would be infinite.
-            WithNumber::Pow(0.0) => dx.fill(T::ZERO),
-            WithNumber::Pow(p) => {
-                let (scale, power) = (V::constant(p), power::<V>(p - 1.0));
-                map2(
-                    dx,
-                    dy,
-                    x,
-                    #[inline(always)]
-                    |dy: V, x| dy.mul(scale.mul(power(x))),
-                );
-            }
-        }
+    match exponent {
+        // Flat, at x = 0 too, where x⁻¹ would be infinite.
+        0.0 => dx.fill(T::ZERO),
+        1.0 => dx.copy_from_slice(dy),
+        2.0 => run_backward(Square, 1, dx, dy, x),
+        3.0 => run_backward(Cube, 1, dx, dy, x),
+        -1.0 => run_backward(Reciprocal, 2, dx, dy, x),
+        0.5 => run_backward(Root, 2, dx, dy, x),
+        p => run_backward(Power(p), 8, dx, dy, x),
     }
 }
 

@@ -6,6 +6,8 @@
 //! stays two axes. What is left is a list of rows, each with one step for each input; the kernel sees
 //! only rows.
 
+use std::ops::Range;
+
 use smallvec::SmallVec;
 
 type Dims<const K: usize> = SmallVec<[(usize, [usize; K]); 6]>;
@@ -58,30 +60,44 @@ impl<const K: usize> Walk<K> {
         at
     }
 
-    /// Calls `f(from, to, starts)` for each piece of a row in the output's elements `begin..end`: the
-    /// piece is `from..to` of the output relative to `begin`, and `starts[k]` is where its first
-    /// element lies in input k.
-    #[inline(always)]
-    pub(super) fn pieces(
-        &self,
-        begin: usize,
-        end: usize,
-        mut f: impl FnMut(usize, usize, [usize; K]),
-    ) {
-        let mut at = begin;
-        while at < end {
-            let (row, column) = (at / self.row, at % self.row);
-            let stop = end.min((row + 1) * self.row);
-            let mut starts = self.start(row);
-            (0..K).for_each(|k| starts[k] += column * self.steps[k]);
-            f(at - begin, stop - begin, starts);
-            at = stop;
-        }
+    /// The pieces of rows that the output's elements `begin..end` consist of.
+    pub(super) fn pieces(&self, begin: usize, end: usize) -> Pieces<'_, K> {
+        Pieces { walk: self, begin, end, at: begin }
     }
 
     /// The merged axes, outermost first: `(size, step of each input)`.
     pub(super) fn axes(&self) -> impl Iterator<Item = (usize, [usize; K])> + '_ {
         self.outer.iter().copied().chain(std::iter::once((self.row, self.steps)))
+    }
+}
+
+/// Iterates over `(range, starts)`: the range of a piece relative to `begin`, and where its first element
+/// lies in each input.
+pub(super) struct Pieces<'a, const K: usize> {
+    walk: &'a Walk<K>,
+    begin: usize,
+    end: usize,
+    at: usize,
+}
+
+impl<const K: usize> Iterator for Pieces<'_, K> {
+    type Item = (Range<usize>, [usize; K]);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.at >= self.end {
+            return None;
+        }
+        let walk = self.walk;
+        let (row, column) = (self.at / walk.row, self.at % walk.row);
+        let stop = self.end.min((row + 1) * walk.row);
+        let mut starts = walk.start(row);
+        for k in 0..K {
+            starts[k] += column * walk.steps[k];
+        }
+        let piece = self.at - self.begin..stop - self.begin;
+        self.at = stop;
+        Some((piece, starts))
     }
 }
 
@@ -109,16 +125,16 @@ mod tests {
         let walk = Walk::new(&shape, [&strides]);
         for (begin, end) in [(0, 30), (3, 17), (7, 7), (29, 30)] {
             let mut next = 0;
-            walk.pieces(begin, end, |from, to, [start]| {
-                assert_eq!(from, next);
-                for i in from..to {
+            for (piece, [start]) in walk.pieces(begin, end) {
+                assert_eq!(piece.start, next);
+                next = piece.end;
+                for (k, i) in piece.enumerate() {
                     let flat = begin + i;
                     let index = [flat / 10, flat / 5 % 2, flat % 5];
-                    let want: usize = (0..3).map(|k| index[k] * strides[k]).sum();
-                    assert_eq!(start + (i - from) * walk.steps[0], want);
+                    let want: usize = (0..3).map(|axis| index[axis] * strides[axis]).sum();
+                    assert_eq!(start + k * walk.steps[0], want);
                 }
-                next = to;
-            });
+            }
             assert_eq!(next, end - begin);
         }
     }

@@ -9,8 +9,8 @@
 //! logits = LN(gelu(dense(x))) wordᵀ + bias                         [B, T, V]
 //! ```
 //!
-//! Names are Hugging Face's, `bert.…` and `cls.predictions.…`. Pretraining is by masked tokens alone; it has no
-//! gradient for the pooler, which stays frozen until a classifier wants it.
+//! Names are Hugging Face's, `bert.…` and `cls.predictions.…`. Pretraining is by masked tokens
+//! alone; it has no gradient for the pooler, which stays frozen until a classifier wants it.
 
 use super::{BertConfig, Inputs, LanguageModel, ModelConfig, Purpose, State, check_context};
 use crate::autograd::Scope;
@@ -299,11 +299,14 @@ impl LanguageModel for Bert {
                 format!("targets {:?}, expected [{b}, {t}] as the ids", targets.shape()),
             ));
         }
-        let all = targets.to_vec::<u32>()?;
-        let counts =
-            |(at, &target): (usize, &u32)| (target != options.ignore_index).then_some(at as u32);
-        let places: Vec<u32> = all.iter().enumerate().filter_map(counts).collect();
-        let places = Tensor::from_slice(&places, places.len())?;
+        let targets = targets.contiguous()?;
+        let counts = |target: &u32| *target != options.ignore_index;
+        let all = targets.as_slice::<u32>()?;
+        let mut places = Tensor::empty(all.iter().filter(|t| counts(t)).count(), DType::U32)?;
+        let masked = all.iter().enumerate().filter(|(_, target)| counts(target));
+        for (place, (at, _)) in places.make_mut::<u32>()?.iter_mut().zip(masked) {
+            *place = at as u32;
+        }
         let hidden = self.hidden(inputs)?.reshape([b * t, self.sizes.hidden_size])?;
         let logits = self.logits(&hidden.index_select(0, &places)?)?;
         let targets = targets.reshape(b * t)?.index_select(0, &places)?;

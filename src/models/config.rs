@@ -1,9 +1,9 @@
 //! What a model is made of: architecture and sizes, as `config.json` says them.
 //!
-//! The keys are those of Hugging Face's `GPT2Config` and `BertConfig`, so their files are read and ours are
-//! read by them. The recurrent language models, which have no such class, use PyTorch's words for the
-//! layer's arguments. What a file does not say has the default of the original class; what it says wrongly is
-//! refused with a sentence, never corrected in silence.
+//! The keys are those of Hugging Face's `GPT2Config` and `BertConfig`, so their files are read and
+//! ours are read by them. The recurrent language models, which have no such class, use PyTorch's
+//! words for the layer's arguments. What a file does not say has the default of the original class;
+//! what it says wrongly is refused with a sentence, never corrected in silence.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -156,8 +156,8 @@ pub struct RnnConfig {
     pub nonlinearity: String,
     /// Dropout on embeddings, between layers and on the outputs.
     pub dropout: f64,
-    /// Whether a second recurrence runs from the end. Such a model can tag and classify but not predict the
-    /// next token.
+    /// Whether a second recurrence runs from the end. Such a model can tag and classify but not
+    /// predict the next token.
     pub bidirectional: bool,
     /// Whether the output layer is the embedding table.
     pub tie_word_embeddings: bool,
@@ -255,7 +255,8 @@ impl ModelConfig {
         }
     }
 
-    /// The longest context in tokens; for a recurrent model, which has no limit, the length of training.
+    /// The longest context in tokens; for a recurrent model, which has no limit, the length of
+    /// training.
     pub fn context_length(&self) -> usize {
         match self {
             ModelConfig::Gpt(c) => c.n_positions,
@@ -434,16 +435,18 @@ impl ModelConfig {
         Ok(())
     }
 
-    /// How many parameters the language model has, from the sizes alone; `None` where the number overflows.
+    /// How many parameters the language model has, from the sizes alone; `None` where the number
+    /// overflows.
     pub fn num_parameters(&self) -> Option<usize> {
         super::sizes::num_parameters(self)
     }
 
-    /// The configuration that a `config.json` holds. Keys that only concern other programs are passed over.
+    /// The configuration that a `config.json` holds. Keys that only concern other programs are
+    /// passed over.
     ///
     /// # Errors
-    /// For an unknown `model_type`, a key of the wrong type, an option that is not supported here, and
-    /// sizes that do not make a model.
+    /// For an unknown `model_type`, a key of the wrong type, an option that is not supported here,
+    /// and sizes that do not make a model.
     pub fn from_json(value: &Value) -> Result<ModelConfig> {
         let bad = |text: String| Error::Data(text);
         let object = value.as_object().ok_or_else(|| bad("not a JSON object".into()))?;

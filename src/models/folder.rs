@@ -1,15 +1,16 @@
-//! Model folders: `config.json` and weights as Hugging Face keeps them, so that `from_pretrained` of either side
-//! opens what the other has saved.
+//! Model folders: `config.json` and weights as Hugging Face keeps them, so that `from_pretrained`
+//! of either side opens what the other has saved.
 //!
 //! Names on disk and in memory are the same but for this:
 //!
 //! - GPT-2's four products are stored `[in, out]` (its `Conv1D`) and held `[out, in]`.
 //! - Files saved from a bare body lack the prefix `transformer.` or `bert.`.
 //! - Old BERT files call a norm's parameters `gamma` and `beta`.
-//! - Buffers (`attn.bias`, `position_ids`) and second names of tied tensors (`lm_head.weight`) are passed over.
+//! - Buffers (`attn.bias`, `position_ids`) and second names of tied tensors (`lm_head.weight`) are
+//!   passed over.
 //!
-//! What else does not match is an error that lists it, unless it belongs to a head: a body may be taken from a
-//! folder with another head than the one wanted.
+//! What else does not match is an error that lists it, unless it belongs to a head: a body may be
+//! taken from a folder with another head than the one wanted.
 
 use std::path::Path;
 
@@ -127,8 +128,8 @@ pub fn weights_from_bytes(
     Ok(())
 }
 
-/// The text of the `config.json` of a model. Entries of `extra` (`architectures`, labels, special tokens) come
-/// after the model's own and replace defaults.
+/// The text of the `config.json` of a model. Entries of `extra` (`architectures`, labels, special
+/// tokens) come after the model's own and replace defaults.
 pub fn config_text(config: &ModelConfig, extra: &Map<String, Value>) -> String {
     let mut object = Map::new();
     let architecture = match config {
@@ -150,8 +151,8 @@ pub fn config_text(config: &ModelConfig, extra: &Map<String, Value>) -> String {
     text
 }
 
-/// Saves a model as a Hugging Face folder: `config.json` and `model.safetensors`, each replaced whole. `extra`
-/// goes into `config.json`: for a classifier, its `config_entries()`.
+/// Saves a model as a Hugging Face folder: `config.json` and `model.safetensors`, each replaced
+/// whole. `extra` goes into `config.json`: for a classifier, its `config_entries()`.
 ///
 /// # Errors
 /// When the system refuses an operation.
@@ -223,7 +224,8 @@ fn labels_of(json: &Map<String, Value>) -> Result<Vec<String>> {
     })
 }
 
-/// Loads tensors into `module`, where only what belongs to a head may be missing or too much. Returns those.
+/// Loads tensors into `module`, where only what belongs to a head may be missing or too much.
+/// Returns those.
 fn load(
     module: &dyn Module,
     tensors: &StateDict,
@@ -288,8 +290,8 @@ fn count_non_finite(tensors: &StateDict) -> Result<usize> {
     tensors.iter().map(|(_, x)| count(x)).sum()
 }
 
-/// Reads a model folder, ours or Hugging Face's. The folder may have another head than a language model's (a
-/// classifier's, or none): what is missing then starts from `seed` and is listed.
+/// Reads a model folder, ours or Hugging Face's. The folder may have another head than a language
+/// model's (a classifier's, or none): what is missing then starts from `seed` and is listed.
 ///
 /// # Errors
 /// When a file is missing or damaged, or body and `config.json` do not fit each other.

@@ -8,9 +8,9 @@
 //! logits = ln_f(x) wteᵀ                                      [B, T, V]
 //! ```
 //!
-//! First values are those of GPT-2 and nanoGPT: weights normal with deviation 0.02, biases 0, and the two
-//! projections onto the residual stream smaller by √(2 · layers), so that the stream's variance does not grow
-//! with depth.
+//! First values are those of GPT-2 and nanoGPT: weights normal with deviation 0.02, biases 0, and
+//! the two projections onto the residual stream smaller by √(2 · layers), so that the stream's
+//! variance does not grow with depth.
 
 use super::{
     GptConfig, Inputs, LanguageModel, Memory, ModelConfig, Purpose, State, at_positions,
@@ -247,7 +247,8 @@ impl LanguageModel for Gpt {
         inputs.size()?;
         let _scope = self.scope.enter();
         let mut x = self.embed(inputs.ids, inputs.token_type_ids, 0)?;
-        // Padding at the end is never seen by what comes before it; only a mask can say that it is elsewhere.
+        // Padding at the end is never seen by what comes before it; only a mask can say that it is
+        // elsewhere.
         for block in &self.blocks {
             x = block.forward(&x, inputs.padding_mask, None)?;
         }
@@ -316,7 +317,8 @@ impl LanguageModel for Gpt {
         let n = |x: usize| x as u64;
         let c = &self.sizes;
         let (tokens, d) = (n(batch) * n(t), n(c.n_embd));
-        // A block multiplies by 3C² + C² + 2·C·inner weights and looks at T/2 keys and values on average.
+        // A block multiplies by 3C² + C² + 2·C·inner weights and looks at T/2 keys and values on
+        // average.
         let block = 2 * (4 * d * d + 2 * d * n(c.inner())) + 2 * n(t) * d;
         tokens * (n(c.n_layer) * block + 2 * d * n(c.vocab_size))
     }

@@ -1,8 +1,8 @@
 //! Classifiers: another head on the body of a language model.
 //!
-//! Names and shapes are Hugging Face's: a GPT-2 classifies texts by `score.weight` (no bias) on the last token, a
-//! BERT by `classifier.{weight,bias}` on the pooler; both tag tokens by `classifier`. Recurrent models use
-//! `classifier` throughout.
+//! Names and shapes are Hugging Face's: a GPT-2 classifies texts by `score.weight` (no bias) on the
+//! last token, a BERT by `classifier.{weight,bias}` on the pooler; both tag tokens by `classifier`.
+//! Recurrent models use `classifier` throughout.
 
 use serde_json::{Map, Value, json};
 

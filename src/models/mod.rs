@@ -2,15 +2,17 @@
 //!
 //! # The idea
 //!
-//! A language model is a *body* that turns token ids into hidden states and a *head* that turns hidden
-//! states into scores of tokens. [`LanguageModel`] keeps the two apart: generation asks the head for the last
-//! position only, a classifier puts another head on the same body. Three bodies stand behind the trait:
-//! [`gpt`], [`bert`] and the recurrent [`rnn_lm`]. [`build`] makes any of them from a [`ModelConfig`].
+//! A language model is a *body* that turns token ids into hidden states and a *head* that turns
+//! hidden states into scores of tokens. [`LanguageModel`] keeps the two apart: generation asks the
+//! head for the last position only, a classifier puts another head on the same body. Three bodies
+//! stand behind the trait: [`gpt`], [`bert`] and the recurrent [`rnn_lm`]. [`build`] makes any of
+//! them from a [`ModelConfig`].
 //!
 //! # Reading order
 //!
-//! [`config`] and [`sizes`]: what there is. [`gpt`], [`bert`], [`rnn_lm`]: the bodies. [`heads`]: classifiers.
-//! [`folder`]: Hugging Face's folders, read and written. [`tutorial`]: the two models of the tutorial.
+//! [`config`] and [`sizes`]: what there is. [`gpt`], [`bert`], [`rnn_lm`]: the bodies. [`heads`]:
+//! classifiers. [`folder`]: Hugging Face's folders, read and written. [`tutorial`]: the two models
+//! of the tutorial.
 
 pub mod bert;
 pub mod config;
@@ -43,10 +45,11 @@ pub struct Inputs<'a> {
     pub ids: &'a Tensor,
     /// `[B, T]`, `u32`: segments of a pair, or a flag on some tokens; all 0 where `None`.
     pub token_type_ids: Option<&'a Tensor>,
-    /// `[B, T]`, `u32`: 1 where a row is filled up, the opposite of Hugging Face's `attention_mask`.
+    /// `[B, T]`, `u32`: 1 where a row is filled up, the opposite of Hugging Face's
+    /// `attention_mask`.
     pub padding_mask: Option<&'a Tensor>,
-    /// How many tokens of each row count; the rest is filled up. May stand beside `padding_mask` or instead
-    /// of it.
+    /// How many tokens of each row count; the rest is filled up. May stand beside `padding_mask` or
+    /// instead of it.
     pub lengths: Option<&'a [usize]>,
 }
 
@@ -91,7 +94,8 @@ impl<'a> Inputs<'a> {
         Ok((b, t))
     }
 
-    /// Where each row ends: one past its last token that is not padding. `None` where all rows are full.
+    /// Where each row ends: one past its last token that is not padding. `None` where all rows are
+    /// full.
     ///
     /// # Errors
     /// For a row of padding only.
@@ -112,7 +116,8 @@ impl<'a> Inputs<'a> {
         Ok(ends.iter().any(|&end| end != t).then_some(ends))
     }
 
-    /// The mask for attention: `padding_mask`, or one made from `lengths`; `None` where all rows are full.
+    /// The mask for attention: `padding_mask`, or one made from `lengths`; `None` where all rows
+    /// are full.
     pub(crate) fn mask(&self) -> Result<Option<Tensor>> {
         let (b, t) = self.size()?;
         match (self.padding_mask, self.lengths) {
@@ -127,8 +132,8 @@ impl<'a> Inputs<'a> {
     }
 }
 
-/// What a model is going to be used for. A part that the use has no gradient for would stay as it is for ever,
-/// so it is taken out or frozen.
+/// What a model is going to be used for. A part that the use has no gradient for would stay as it
+/// is for ever, so it is taken out or frozen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// Predicting tokens: the pooler of a BERT is frozen.
@@ -150,8 +155,8 @@ pub trait LanguageModel: Module {
     /// When shapes do not fit, an id is beyond the vocabulary or T is beyond the context.
     fn hidden(&self, inputs: &Inputs<'_>) -> Result<Tensor>;
 
-    /// Scores `[…, V]` of all tokens for hidden states `[…, C]`. Give it the positions you need, not
-    /// all of them.
+    /// Scores `[…, V]` of all tokens for hidden states `[…, C]`. Give it the positions you need,
+    /// not all of them.
     ///
     /// # Errors
     /// When the width does not fit or the head was taken out.
@@ -163,16 +168,17 @@ pub trait LanguageModel: Module {
     /// For a model that reads in both directions.
     fn new_state(&self, batch: usize) -> Result<State>;
 
-    /// Hidden states `[B, T, C]` of the next T tokens after those that `state` has seen; `state` then has seen
-    /// them too. No gradient flows into earlier calls. A gpt runs without a tape here; a recurrent model
-    /// records these T steps (truncated backpropagation through time).
+    /// Hidden states `[B, T, C]` of the next T tokens after those that `state` has seen; `state`
+    /// then has seen them too. No gradient flows into earlier calls. A gpt runs without a tape
+    /// here; a recurrent model records these T steps (truncated backpropagation through time).
     ///
     /// # Errors
     /// As [`LanguageModel::hidden`], and when a gpt's context is full.
     fn hidden_with_state(&self, ids: &Tensor, state: &mut State) -> Result<Tensor>;
 
-    /// One vector a row, `[B, P]`, for classifying the text: the last token (gpt), the pooler on the first
-    /// (bert), the last, the largest and the mean side by side (recurrent; Howard and Ruder 2018).
+    /// One vector a row, `[B, P]`, for classifying the text: the last token (gpt), the pooler on
+    /// the first (bert), the last, the largest and the mean side by side (recurrent; Howard and
+    /// Ruder 2018).
     ///
     /// # Errors
     /// When shapes do not fit, or a row has nothing but padding.
@@ -184,12 +190,12 @@ pub trait LanguageModel: Module {
     /// Takes out or freezes what `purpose` has no use for.
     fn prepare_for(&mut self, purpose: Purpose);
 
-    /// Floating-point operations of the matrix products of one forward pass with all logits (a multiply-add
-    /// counts as two). A training step takes about three times that.
+    /// Floating-point operations of the matrix products of one forward pass with all logits (a
+    /// multiply-add counts as two). A training step takes about three times that.
     fn forward_flops(&self, batch: usize, t: usize) -> u64;
 
-    /// The loss in nats of predicting `targets` `[B, T]` (`u32`; [`CrossEntropy::IGNORE`] does not count), mean
-    /// over those that count.
+    /// The loss in nats of predicting `targets` `[B, T]` (`u32`; [`CrossEntropy::IGNORE`] does not
+    /// count), mean over those that count.
     ///
     /// # Errors
     /// As [`LanguageModel::hidden`].
@@ -211,8 +217,8 @@ pub trait LanguageModel: Module {
         ops::cross_entropy(&self.logits(&hidden)?, targets, options)
     }
 
-    /// Scores `[B, V]` of the token after the last of each row: what generation needs, without those of all
-    /// other positions.
+    /// Scores `[B, V]` of the token after the last of each row: what generation needs, without
+    /// those of all other positions.
     ///
     /// # Errors
     /// As [`LanguageModel::hidden_with_state`].
@@ -226,7 +232,8 @@ pub trait LanguageModel: Module {
     }
 }
 
-/// The language model that `config` describes, with first values that are a pure function of `seed`.
+/// The language model that `config` describes, with first values that are a pure function of
+/// `seed`.
 ///
 /// # Errors
 /// When the sizes do not make a model or memory cannot be had.
@@ -289,7 +296,8 @@ impl State {
         }
     }
 
-    /// The tensors of a recurrent state, for a checkpoint: `h` and, of an LSTM, `c`. Empty for a gpt.
+    /// The tensors of a recurrent state, for a checkpoint: `h` and, of an LSTM, `c`. Empty for a
+    /// gpt.
     pub fn tensors(&self) -> StateDict {
         match &self.memory {
             Memory::Keys(_) => StateDict::new(),

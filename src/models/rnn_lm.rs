@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Parameter names are those of PyTorch's word language model example: `encoder.weight`,
-//! `rnn.weight_ih_l0` …, `decoder.weight`, `decoder.bias`; first values too: encoder and decoder uniform in
-//! ±0.1, the decoder's bias 0.
+//! `rnn.weight_ih_l0` …, `decoder.weight`, `decoder.bias`; first values too: encoder and decoder
+//! uniform in ±0.1, the decoder's bias 0.
 
 use super::{Inputs, LanguageModel, Memory, ModelConfig, Purpose, RnnConfig, State, at_positions};
 use crate::autograd::Scope;
@@ -82,7 +82,8 @@ impl RnnLm {
         })
     }
 
-    /// Outputs `[B, T, H]` (a view of `[T, B, H]`, the layout of the recurrence) and the state after them.
+    /// Outputs `[B, T, H]` (a view of `[T, B, H]`, the layout of the recurrence) and the state
+    /// after them.
     fn run(
         &self,
         ids: &Tensor,

@@ -1,8 +1,10 @@
-//! Weight files: `model.safetensors`, whole or in shards, read with suspicion and written whole or not at all.
+//! Weight files: `model.safetensors`, whole or in shards, read with suspicion and written whole or
+//! not at all.
 //!
-//! A file is eight bytes of header length, a JSON header of names, dtypes, shapes and offsets, then the
-//! numbers. The `safetensors` crate checks lengths and offsets; what it lets pass is refused here: a name that
-//! occurs twice, a shape whose sizes multiply to nonsense beside a zero, a shard outside of its folder.
+//! A file is eight bytes of header length, a JSON header of names, dtypes, shapes and offsets, then
+//! the numbers. The `safetensors` crate checks lengths and offsets; what it lets pass is refused
+//! here: a name that occurs twice, a shape whose sizes multiply to nonsense beside a zero, a shard
+//! outside of its folder.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -99,7 +101,8 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
         let _ = std::fs::remove_file(&temporary);
         Error::io(path, "write", e)
     })?;
-    // The rename itself is durable once the folder is; where folders cannot be synced, it is enough.
+    // The rename itself is durable once the folder is; where folders cannot be synced, it is
+    // enough.
     if let Some(folder) = path.parent().and_then(|folder| File::open(folder).ok()) {
         let _ = folder.sync_all();
     }
@@ -108,7 +111,8 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
 
 // ---- reading ----------------------------------------------------------------------------------
 
-/// Tensors by name. Entries of types that no weight has (integers and flags in old files) are left out.
+/// Tensors by name. Entries of types that no weight has (integers and flags in old files) are left
+/// out.
 ///
 /// # Errors
 /// When the bytes are not a sound safetensors file; the message begins with `name`.
@@ -242,8 +246,8 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
 /// `model.safetensors.index.json` lists.
 ///
 /// # Errors
-/// When there is no weight file, one is damaged, a shard lies outside of the folder, or the shards do not hold
-/// what the index says.
+/// When there is no weight file, one is damaged, a shard lies outside of the folder, or the shards
+/// do not hold what the index says.
 pub fn read_folder(dir: &Path) -> Result<StateDict> {
     let (whole, index) = (dir.join(WEIGHTS), dir.join(INDEX));
     if whole.is_file() {

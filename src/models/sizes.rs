@@ -1,7 +1,8 @@
 //! The sizes one can ask for by name, and what a model of some size costs.
 //!
-//! `gpt nano` is nanoGPT's recipe for a laptop, `gpt mini` its recipe for a graphics card, `gpt2` the 124M
-//! model; the `bert` sizes are Google's (Turc et al. 2019, "Well-Read Students Learn Better").
+//! `gpt nano` is nanoGPT's recipe for a laptop, `gpt mini` its recipe for a graphics card, `gpt2`
+//! the 124M model; the `bert` sizes are Google's (Turc et al. 2019, "Well-Read Students Learn
+//! Better").
 
 use super::config::{BertConfig, GptConfig, ModelConfig, RnnConfig, RnnKind};
 use crate::error::{Error, Result};
@@ -17,8 +18,8 @@ pub const ALL: &[(&str, &[&str])] = &[
 ];
 
 impl ModelConfig {
-    /// The model `model` (`gpt`, `bert`, `rnn`, `lstm`, `gru`) in the size called `size`. `context_length` and
-    /// `dropout` replace the size's own where given.
+    /// The model `model` (`gpt`, `bert`, `rnn`, `lstm`, `gru`) in the size called `size`.
+    /// `context_length` and `dropout` replace the size's own where given.
     ///
     /// | gpt | layers, heads, width, context | bert | layers, heads, width | rnn, lstm, gru | layers, width |
     /// |---|---|---|---|---|---|
@@ -164,7 +165,7 @@ pub(super) fn num_parameters(config: &ModelConfig) -> Option<usize> {
 }
 
 /// What training a model needs, in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct MemoryEstimate {
     /// The weights.
     pub weights: u64,
@@ -183,9 +184,9 @@ impl MemoryEstimate {
     }
 }
 
-/// Estimates the memory of a training step of the language model in `f32` with AdamW, on batches of `batch` rows
-/// of `context` tokens. Activations are counted as the operations save them; the allocator's rounding is
-/// not in it.
+/// Estimates the memory of a training step of the language model in `f32` with AdamW, on batches of
+/// `batch` rows of `context` tokens. Activations are counted as the operations save them; the
+/// allocator's rounding is not in it.
 pub fn estimate_memory(config: &ModelConfig, batch: usize, context: usize) -> MemoryEstimate {
     let weights = 4 * config.num_parameters().unwrap_or(usize::MAX / 64) as u64;
     let tokens = batch as u64 * context as u64;
@@ -224,8 +225,8 @@ pub fn estimate_memory(config: &ModelConfig, batch: usize, context: usize) -> Me
     }
 }
 
-/// Parameters by module: everything in front of the parameter's own name, the blocks of a stack taken
-/// together. `(module, how many blocks, parameters)`, in the order of the model.
+/// Parameters by module: everything in front of the parameter's own name, the blocks of a stack
+/// taken together. `(module, how many blocks, parameters)`, in the order of the model.
 pub fn parameters_by_module(module: &dyn Module) -> Vec<(String, usize, usize)> {
     let mut rows: Vec<(String, usize, usize)> = Vec::new();
     module.for_each_parameter(&mut |name, parameter| {

@@ -1,4 +1,5 @@
-//! What models promise: batches, padding, states and heads change how a number is computed, not which.
+//! What models promise: batches, padding, states and heads change how a number is computed, not
+//! which.
 
 use super::*;
 use crate::autograd::trace;

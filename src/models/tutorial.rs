@@ -1,8 +1,8 @@
 //! The two models that an introduction to sequence models begins with.
 //!
 //! [`RnnModel`]: a recurrent network reads a sequence, a linear layer looks at its last step.
-//! [`TransformerModel`]: token, position and token-type vectors go through encoder layers, a pooler looks at
-//! the first position. Both are a few lines over [`crate::nn`]; read them first.
+//! [`TransformerModel`]: token, position and token-type vectors go through encoder layers, a pooler
+//! looks at the first position. Both are a few lines over [`crate::nn`]; read them first.
 
 use crate::error::{Error, Result};
 use crate::nn::{
@@ -11,7 +11,8 @@ use crate::nn::{
 };
 use crate::tensor::Tensor;
 
-/// `torch.nn.RNN` (batch first, tanh) and a linear layer on its last step. Parameters: `rnn.*`, `fc.*`.
+/// `torch.nn.RNN` (batch first, tanh) and a linear layer on its last step. Parameters: `rnn.*`,
+/// `fc.*`.
 pub struct RnnModel {
     rnn: Recurrent,
     fc: Linear,
@@ -60,8 +61,9 @@ impl Module for RnnModel {
     }
 }
 
-/// A small BERT built from PyTorch's own layers. Parameters: `token_embedding`, `position_embedding`,
-/// `token_type_embedding`, `encoder.layers.N.*` as in `torch.nn.TransformerEncoder`, `pooler`.
+/// A small BERT built from PyTorch's own layers. Parameters: `token_embedding`,
+/// `position_embedding`, `token_type_embedding`, `encoder.layers.N.*` as in
+/// `torch.nn.TransformerEncoder`, `pooler`.
 pub struct TransformerModel {
     token_embedding: Embedding,
     position_embedding: Embedding,
@@ -76,8 +78,9 @@ impl TransformerModel {
     /// How many token types there are.
     pub const TOKEN_TYPES: usize = 2;
 
-    /// A model of `num_layers` PyTorch encoder layers (post-norm, ReLU, feed-forward 4 · `dim`) for a vocabulary of
-    /// `ntoken` and texts of up to `max_len` tokens, with PyTorch's first values for `seed`.
+    /// A model of `num_layers` PyTorch encoder layers (post-norm, ReLU, feed-forward 4 · `dim`) for
+    /// a vocabulary of `ntoken` and texts of up to `max_len` tokens, with PyTorch's first values
+    /// for `seed`.
     ///
     /// # Errors
     /// When the heads do not divide the width, dropout is no probability or a size is 0.
@@ -121,8 +124,8 @@ impl TransformerModel {
         })
     }
 
-    /// ids `[B, T]` (`u32`) → the sequence `[B, T, dim]` and the pooled first position `[B, dim]`, in
-    /// (−1, 1). `padding_mask` is `[B, T]` (`u32`, 1 = padding).
+    /// ids `[B, T]` (`u32`) → the sequence `[B, T, dim]` and the pooled first position `[B, dim]`,
+    /// in (−1, 1). `padding_mask` is `[B, T]` (`u32`, 1 = padding).
     ///
     /// # Errors
     /// When T is more than `max_len` or an id is not below `ntoken`.

@@ -1,8 +1,8 @@
 //! Dropout as a layer.
 //!
 //! Which elements fall is a pure function of the seed and step of the training loop
-//! ([`training`](crate::autograd::training)) and of the layer's name, so any step can be run again, and
-//! two layers never share a mask. Outside of training nothing falls.
+//! ([`training`](crate::autograd::training)) and of the layer's name, so any step can be run again,
+//! and two layers never share a mask. Outside of training nothing falls.
 
 use super::{Init, init::stream_of};
 use crate::autograd::{Scope, training_position};
@@ -39,7 +39,8 @@ impl Dropout {
         self.p
     }
 
-    /// Probability and key while training, for operations that drop inside; `None` where nothing falls.
+    /// Probability and key while training, for operations that drop inside; `None` where nothing
+    /// falls.
     pub fn active(&self) -> Option<(f64, Key)> {
         let (seed, step) = training_position().filter(|_| self.p > 0.0)?;
         Some((self.p, Key { seed, stream: self.stream, step }))

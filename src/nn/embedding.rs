@@ -66,7 +66,8 @@ impl Embedding {
         ops::embedding(&self.weight.tensor(), ids)
     }
 
-    /// The rows `start..start + len` as they stand, `[len, embedding_dim]`: positions need no list of ids.
+    /// The rows `start..start + len` as they stand, `[len, embedding_dim]`: positions need no list
+    /// of ids.
     ///
     /// # Errors
     /// When the range leaves the table.
@@ -76,7 +77,8 @@ impl Embedding {
         self.weight.tensor().narrow(0, start, len)
     }
 
-    /// The table as the output layer of a tied model: x `[…, embedding_dim]` → `[…, num_embeddings]`.
+    /// The table as the output layer of a tied model: x `[…, embedding_dim]` → `[…,
+    /// num_embeddings]`.
     ///
     /// # Errors
     /// When x has another width.

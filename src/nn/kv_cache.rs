@@ -1,8 +1,8 @@
 //! Keys and values of the positions that a decoder has already seen.
 //!
-//! Generating token t needs attention of one query to t keys. The keys and values of earlier positions
-//! do not change, so they are kept: each step projects one new position and appends it. The buffers
-//! `[B, capacity, C]` are made once; appending writes rows in place, reading is a view.
+//! Generating token t needs attention of one query to t keys. The keys and values of earlier
+//! positions do not change, so they are kept: each step projects one new position and appends it.
+//! The buffers `[B, capacity, C]` are made once; appending writes rows in place, reading is a view.
 
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Element, Tensor, for_any};
@@ -19,7 +19,8 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    /// An empty cache for `batch` rows of up to `capacity` positions of `width` = heads · D elements.
+    /// An empty cache for `batch` rows of up to `capacity` positions of `width` = heads · D
+    /// elements.
     ///
     /// # Errors
     /// When memory cannot be had.
@@ -67,8 +68,8 @@ impl KvCache {
         Ok(())
     }
 
-    /// Appends `[B, T, C]` keys and values and returns all there are, as views `[B, len, C]`. Drop the
-    /// views before the next append, which would otherwise have to copy.
+    /// Appends `[B, T, C]` keys and values and returns all there are, as views `[B, len, C]`. Drop
+    /// the views before the next append, which would otherwise have to copy.
     ///
     /// # Errors
     /// When the cache is full, shapes or dtypes do not fit, or the tensors are tracked by autograd.

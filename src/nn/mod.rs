@@ -2,15 +2,15 @@
 //!
 //! # The idea
 //!
-//! A layer holds [`Parameter`]s and has a `forward`; it shows its parameters through [`Module`]. It is
-//! made at a place, an [`Init`], whose dotted name decides three things: its first values (with the seed
-//! of the model), what a trace calls it, and its dropout's random numbers.
+//! A layer holds [`Parameter`]s and has a `forward`; it shows its parameters through [`Module`]. It
+//! is made at a place, an [`Init`], whose dotted name decides three things: its first values (with
+//! the seed of the model), what a trace calls it, and its dropout's random numbers.
 //!
 //! # Reading order
 //!
-//! [`module`]: parameters and how they are found. [`init`]: names and first values. Then the layers:
-//! [`linear`], [`embedding`], [`norm`], [`dropout`], [`rnn`], [`multihead_attention`] with its
-//! [`kv_cache`], [`transformer`].
+//! [`module`]: parameters and how they are found. [`init`]: names and first values. Then the
+//! layers: [`linear`], [`embedding`], [`norm`], [`dropout`], [`rnn`], [`multihead_attention`] with
+//! its [`kv_cache`], [`transformer`].
 
 pub mod activation;
 pub mod dropout;

@@ -1,9 +1,10 @@
 //! Parameters, modules, and how a stranger finds every weight of a model by name.
 //!
-//! A layer is a struct with [`Parameter`] fields and a `forward` of its own signature. What all layers
-//! share is [`Module::visit`]: it shows each parameter under its name, in a fixed order. Counting,
-//! saving, loading, freezing and optimising are loops over that one function. A parameter can be read,
-//! replaced and updated through a shared reference, so there is no second, mutable walk.
+//! A layer is a struct with [`Parameter`] fields and a `forward` of its own signature. What all
+//! layers share is [`Module::visit`]: it shows each parameter under its name, in a fixed order.
+//! Counting, saving, loading, freezing and optimising are loops over that one function. A parameter
+//! can be read, replaced and updated through a shared reference, so there is no second, mutable
+//! walk.
 //!
 //! ```
 //! use handloom::nn::{Init, Linear, Module};
@@ -26,8 +27,8 @@ use crate::tensor::{DType, Dims, Tensor, Tracked};
 
 /// A trainable (or frozen) weight.
 ///
-/// The value lives behind a lock of its own, next to the leaf that collects its gradient. The leaf is
-/// made once and stays: handing the parameter to an operation allocates nothing.
+/// The value lives behind a lock of its own, next to the leaf that collects its gradient. The leaf
+/// is made once and stays: handing the parameter to an operation allocates nothing.
 pub struct Parameter {
     value: Mutex<Tensor>,
     leaf: Tracked,
@@ -56,7 +57,8 @@ impl Parameter {
     }
 
     /// The value as operations want it: a leaf of the tape, or plain data where the parameter is
-    /// frozen. A cheap handle; do not keep it across [`Parameter::update`], which would have to copy.
+    /// frozen. A cheap handle; do not keep it across [`Parameter::update`], which would have to
+    /// copy.
     pub fn tensor(&self) -> Tensor {
         if self.requires_grad() { self.tracked() } else { self.value().clone() }
     }
@@ -164,8 +166,8 @@ impl std::fmt::Debug for Parameter {
     }
 }
 
-/// Walks through a module and shows each parameter to a callback under its full dotted name. The name
-/// is built in one string that grows and shrinks with the walk.
+/// Walks through a module and shows each parameter to a callback under its full dotted name. The
+/// name is built in one string that grows and shrinks with the walk.
 pub struct Visitor<'a, 'f> {
     path: String,
     show: &'f mut dyn FnMut(&str, &'a Parameter),
@@ -313,8 +315,8 @@ pub trait Module: Send + Sync {
     /// error, nothing is.
     ///
     /// # Errors
-    /// When a shape differs, a name occurs twice, or, where `strict`, a name has no partner. The message lists
-    /// all of it.
+    /// When a shape differs, a name occurs twice, or, where `strict`, a name has no partner. The
+    /// message lists all of it.
     fn load_state_dict(&self, values: &[(String, Tensor)], strict: bool) -> Result<LoadReport> {
         let mut by_name: HashMap<&str, &Tensor> = HashMap::with_capacity(values.len());
         let mut complaints = Vec::new();

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Three ways lead through it, with one result: attention of a sequence to itself runs on the fused
-//! projection, attention to another sequence on two projections, and where the weights are asked for, or
-//! dropped from, they are written out as a matrix.
+//! projection, attention to another sequence on two projections, and where the weights are asked
+//! for, or dropped from, they are written out as a matrix.
 
 use super::{Dropout, Init, KvCache, Linear, Module, Parameter, Visitor};
 use crate::autograd::Scope;
@@ -63,8 +63,8 @@ pub struct MultiheadAttention {
 }
 
 impl MultiheadAttention {
-    /// A layer with PyTorch's first values: `in_proj_weight` Xavier-uniform, `out_proj.weight` uniform in
-    /// ±1/√E, biases 0.
+    /// A layer with PyTorch's first values: `in_proj_weight` Xavier-uniform, `out_proj.weight`
+    /// uniform in ±1/√E, biases 0.
     ///
     /// # Errors
     /// When the heads do not divide the width or dropout is not a probability.
@@ -110,9 +110,10 @@ impl MultiheadAttention {
         self.num_heads
     }
 
-    /// Attention of `query` `[B, Tq, E]` to `key` and `value` `[B, Tk, E]` (or time first, see the options):
-    /// the result of the query's shape and, where asked for, the weights, `[B, Tq, Tk]` (the mean over
-    /// the heads) or `[B, H, Tq, Tk]`. Passing one tensor three times is self-attention.
+    /// Attention of `query` `[B, Tq, E]` to `key` and `value` `[B, Tk, E]` (or time first, see the
+    /// options): the result of the query's shape and, where asked for, the weights, `[B, Tq, Tk]`
+    /// (the mean over the heads) or `[B, H, Tq, Tk]`. Passing one tensor three times is
+    /// self-attention.
     ///
     /// # Errors
     /// When shapes do not fit; with a cache, as [`KvCache::append`].
@@ -178,8 +179,8 @@ impl MultiheadAttention {
         }
     }
 
-    /// Attention of `query` (batch first) to keys and values that [`MultiheadAttention::project_memory`]
-    /// made.
+    /// Attention of `query` (batch first) to keys and values that
+    /// [`MultiheadAttention::project_memory`] made.
     ///
     /// # Errors
     /// When shapes do not fit.
@@ -228,7 +229,8 @@ impl MultiheadAttention {
         }
     }
 
-    /// q `[B, Tq, E]`, k and v `[B, Tk, E]`, all projected → `[B, Tq, E]` before the output projection.
+    /// q `[B, Tq, E]`, k and v `[B, Tk, E]`, all projected → `[B, Tq, E]` before the output
+    /// projection.
     fn attend(
         &self,
         q: &Tensor,
@@ -260,8 +262,8 @@ impl MultiheadAttention {
         x.reshape([b, t, self.num_heads, e / self.num_heads])?.transpose(1, 2)
     }
 
-    /// The weights written out, `[B, H, Tq, Tk]`. Where a query may see no key they are 0, as in the
-    /// fused kernel.
+    /// The weights written out, `[B, H, Tq, Tk]`. Where a query may see no key they are 0, as in
+    /// the fused kernel.
     fn weights(&self, q: &Tensor, k: &Tensor, call: &AttentionCall<'_>) -> Result<Tensor> {
         let (b, tq, tk, d) = (q.shape()[0], q.shape()[2], k.shape()[2], q.shape()[3]);
         let scores = q.matmul(&k.transpose(2, 3)?)?.mul_scalar(1.0 / (d as f64).sqrt())?;
@@ -279,7 +281,8 @@ impl MultiheadAttention {
     }
 }
 
-/// `[B, 1, Tq, Tk]` (`u32`), 1 where a query does not see a key; `None` where everybody sees everything.
+/// `[B, 1, Tq, Tk]` (`u32`), 1 where a query does not see a key; `None` where everybody sees
+/// everything.
 fn hidden_keys(call: &AttentionCall<'_>, b: usize, tq: usize, tk: usize) -> Result<Option<Tensor>> {
     if !call.causal && call.key_padding_mask.is_none() {
         return Ok(None);

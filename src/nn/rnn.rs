@@ -1,20 +1,22 @@
 //! Recurrent layers: `torch.nn.RNN`, `LSTM` and `GRU`.
 //!
-//! One layer in one direction first projects the whole sequence at once, `gx = x W_ihᵀ + b_ih`, and then runs
-//! the recurrence of [`crate::ops`] over it. Layers are stacked (each reads the outputs of the one below,
-//! with dropout between them); a bidirectional layer runs a second recurrence from the end of the
-//! sequence and puts both outputs side by side.
+//! One layer in one direction first projects the whole sequence at once, `gx = x W_ihᵀ + b_ih`, and
+//! then runs the recurrence of [`crate::ops`] over it. Layers are stacked (each reads the outputs
+//! of the one below, with dropout between them); a bidirectional layer runs a second recurrence
+//! from the end of the sequence and puts both outputs side by side.
 //!
 //! # Rows of different length
 //!
 //! Shorter rows are padded at the end and `lengths` says where they stop. As with PyTorch's packed
-//! sequences, outputs past the end are 0, the final state is that of each row's own last step, and the
-//! reverse direction starts at it. Three devices do this without a special kernel:
+//! sequences, outputs past the end are 0, the final state is that of each row's own last step, and
+//! the reverse direction starts at it. Three devices do this without a special kernel:
 //!
-//! - each row is turned around within its own length by an index list, run forwards, and turned back;
+//! - each row is turned around within its own length by an index list, run forwards, and turned
+//!   back;
 //! - the final h is picked from the outputs at the last step of each row;
-//! - an LSTM's final c is not among the outputs. Past the end its gates are set to "forget nothing, write
-//!   nothing" (f = σ(10⁴) = 1, i = σ(−10⁴) = 0), so c stands still, exactly, until the last step.
+//! - an LSTM's final c is not among the outputs. Past the end its gates are set to "forget nothing,
+//!   write nothing" (f = σ(10⁴) = 1, i = σ(−10⁴) = 0), so c stands still, exactly, until the last
+//!   step.
 
 use smallvec::SmallVec;
 
@@ -84,8 +86,8 @@ impl Default for RecurrentOptions {
     }
 }
 
-/// The state between two steps of all layers and directions, `[num_layers · directions, B, H]` each; layer
-/// by layer, forward before reverse.
+/// The state between two steps of all layers and directions, `[num_layers · directions, B, H]`
+/// each; layer by layer, forward before reverse.
 #[derive(Clone)]
 pub struct RecurrentState {
     /// The hidden state.
@@ -123,8 +125,8 @@ struct Direction {
 /// The final states of the layers so far.
 type States = SmallVec<[Tensor; 4]>;
 
-/// A stack of recurrent layers of any [kind](RecurrentKind). [`Rnn`], [`Lstm`] and [`Gru`] are this with
-/// PyTorch's signatures.
+/// A stack of recurrent layers of any [kind](RecurrentKind). [`Rnn`], [`Lstm`] and [`Gru`] are this
+/// with PyTorch's signatures.
 pub struct Recurrent {
     kind: RecurrentKind,
     input_size: usize,
@@ -230,9 +232,9 @@ impl Recurrent {
         })
     }
 
-    /// Runs the stack over x `[B, T, input_size]` (or `[T, B, input_size]`, see the options) from `state`
-    /// (zeros where `None`). Gives the outputs of the last layer, `[…, output_size]`, and the state after
-    /// each row's last step. `lengths` says how many steps of each row count.
+    /// Runs the stack over x `[B, T, input_size]` (or `[T, B, input_size]`, see the options) from
+    /// `state` (zeros where `None`). Gives the outputs of the last layer, `[…, output_size]`, and
+    /// the state after each row's last step. `lengths` says how many steps of each row count.
     ///
     /// # Errors
     /// When shapes do not fit, or a length is 0 or more than T.
@@ -328,7 +330,8 @@ impl Recurrent {
         Ok(())
     }
 
-    /// One layer in one direction over x `[T, B, in]`: outputs `[T, B, H]`, h and c after the last step.
+    /// One layer in one direction over x `[T, B, in]`: outputs `[T, B, H]`, h and c after the last
+    /// step.
     fn run(
         &self,
         direction: &Direction,
@@ -551,7 +554,8 @@ impl Lstm {
         Recurrent::new(at, RecurrentKind::Lstm, input_size, hidden_size, options).map(Lstm)
     }
 
-    /// `(output, (h_n, c_n))`; see [`Recurrent::forward`]. The states are `[num_layers · directions, B, H]`.
+    /// `(output, (h_n, c_n))`; see [`Recurrent::forward`]. The states are `[num_layers ·
+    /// directions, B, H]`.
     ///
     /// # Errors
     /// As [`Recurrent::forward`].

@@ -282,8 +282,9 @@ impl TransformerDecoderLayer {
         residual(&x, &self.norm3, &self.dropout3, self.norm_first, |x| self.feed_forward.forward(x))
     }
 
-    /// The next positions of a sequence whose earlier ones are in `cache`: x holds the new ones only, the
-    /// memory is projected the first time. Causal. Run it under [`no_grad`](crate::autograd::no_grad).
+    /// The next positions of a sequence whose earlier ones are in `cache`: x holds the new ones
+    /// only, the memory is projected the first time. Causal. Run it under
+    /// [`no_grad`](crate::autograd::no_grad).
     ///
     /// # Errors
     /// When shapes do not fit or the cache is full.
@@ -330,7 +331,8 @@ impl Module for TransformerDecoderLayer {
     }
 }
 
-/// `torch.nn.TransformerEncoder`: layers called `layers.0`, `layers.1`, …, and a last norm if wanted.
+/// `torch.nn.TransformerEncoder`: layers called `layers.0`, `layers.1`, …, and a last norm if
+/// wanted.
 pub struct TransformerEncoder {
     /// The layers, first to last.
     pub layers: Vec<TransformerEncoderLayer>,
@@ -338,7 +340,8 @@ pub struct TransformerEncoder {
 }
 
 impl TransformerEncoder {
-    /// A stack of `num_layers` layers; `final_norm` adds a norm at the end, as pre-norm layers want it.
+    /// A stack of `num_layers` layers; `final_norm` adds a norm at the end, as pre-norm layers want
+    /// it.
     ///
     /// # Errors
     /// As [`TransformerEncoderLayer::new`].

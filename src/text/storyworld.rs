@@ -217,17 +217,26 @@ pub fn stories(seed: u64, language: Language) -> impl Iterator<Item = Story> {
     (0..).map(move |index| Story::generate(seed, index, language))
 }
 
-/// Stories as running text, one a line, until there are `bytes` bytes.
+/// Stories that a [`corpus`] sorts by topic before it writes them.
+const VOLUME: usize = 60;
+
+/// Stories as running text, one a line, until there are `bytes` bytes. Like real books it keeps to a topic
+/// for a while, some ten stories. So the end of a story says something of the next one, and a model that
+/// predicts text has a reason to remember the topic up to there, which is where a classifier asks for it.
 pub fn corpus(seed: u64, language: Language, bytes: usize) -> String {
     let mut text = String::with_capacity(bytes + 1024);
-    for story in stories(seed, language) {
-        if text.len() >= bytes {
-            break;
+    let mut stories = stories(seed, language);
+    loop {
+        let mut volume: Vec<Story> = stories.by_ref().take(VOLUME).collect();
+        volume.sort_by_key(|story| story.topic);
+        for story in volume {
+            if text.len() >= bytes {
+                return text;
+            }
+            text.push_str(&story.text);
+            text.push('\n');
         }
-        text.push_str(&story.text);
-        text.push('\n');
     }
-    text
 }
 
 #[cfg(test)]

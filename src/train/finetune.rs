@@ -395,6 +395,7 @@ impl<'a> Start<'a> {
             }
         };
         pretrained::check_vocabulary(&tokenizer, &model)?;
+        super::memory::check(&models::estimate_memory(&model, config.trainer.batch_size, 64))?;
         let recurrent = matches!(model, ModelConfig::Rnn(_));
         let longest = if recurrent { usize::MAX } else { model.context_length() };
         let max_length = config.max_length.unwrap_or(256.min(longest));

@@ -34,6 +34,7 @@ pub mod control;
 pub mod data;
 pub mod fsx;
 pub mod generate;
+pub mod memory;
 pub mod metrics;
 mod nonfinite;
 pub mod observer;

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+pub use crate::models::MemoryEstimate;
+
 /// What is known before the first step.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Header {
@@ -44,26 +46,6 @@ pub struct Header {
     pub out: Option<PathBuf>,
     /// The step that the run goes on from.
     pub resumed_from: Option<u64>,
-}
-
-/// Bytes that a training run is expected to hold at its peak.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct MemoryEstimate {
-    /// Weights.
-    pub weights: u64,
-    /// Gradients.
-    pub gradients: u64,
-    /// Moments of the optimiser.
-    pub optimizer: u64,
-    /// What the forward pass keeps for the backward pass. A rough figure.
-    pub activations: u64,
-}
-
-impl MemoryEstimate {
-    /// All of it.
-    pub fn total(&self) -> u64 {
-        self.weights + self.gradients + self.optimizer + self.activations
-    }
 }
 
 /// One optimiser step, as the console sees it.

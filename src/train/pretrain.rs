@@ -317,6 +317,8 @@ impl Job {
             None => {
                 let vocab = tokenizer.vocab_size();
                 let shape = config.shape.config(&config.model, &config.size, vocab)?;
+                let (batch, context) = (config.trainer.batch_size, shape.context_length());
+                super::memory::check(&models::estimate_memory(&shape, batch, context))?;
                 models::build(&shape, config.trainer.seed)?
             }
         };

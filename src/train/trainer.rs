@@ -175,7 +175,6 @@ impl<'a, 'c> Trainer<'a, 'c> {
     pub fn run_here(&mut self) -> Result<TrainReport> {
         let header = self.header();
         self.control.observer.header(&header);
-        self.zero = self.control.now() - self.state.elapsed;
         let mut ending = Ending::Complete;
         loop {
             if self.evaluation_is_due() {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use handloom::models::{self, GptConfig, ModelConfig, RnnConfig, RnnKind, SequenceClassifier};
-use handloom::nn::Module;
+use handloom::nn::{Linear, Module, Visitor};
 use handloom::text::Tokens;
 use handloom::text::rng::Rng;
 use handloom::train::Control;
@@ -231,15 +231,31 @@ impl Observer for Ticker {
     }
 }
 
-/// A task whose loss at one cursor is not a number.
+/// A task whose loss at one cursor is not a number, and that may have a layer nobody uses.
 pub struct Faulty {
     pub inner: Box<dyn Task>,
     pub at: Cursor,
+    pub unused: Option<Linear>,
+}
+
+impl Faulty {
+    pub fn new(inner: Box<dyn Task>, at: Cursor) -> Faulty {
+        Faulty { inner, at, unused: None }
+    }
+}
+
+impl Module for Faulty {
+    fn visit<'a>(&'a self, v: &mut Visitor<'a, '_>) {
+        self.inner.module().visit(v);
+        if let Some(unused) = &self.unused {
+            v.module("unused", unused);
+        }
+    }
 }
 
 impl Task for Faulty {
     fn module(&self) -> &dyn Module {
-        self.inner.module()
+        self
     }
     fn batches_per_epoch(&self) -> u64 {
         self.inner.batches_per_epoch()

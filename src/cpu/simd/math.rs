@@ -25,7 +25,7 @@
 //! training tells 10⁻³⁸ from 0. `exp(−∞)` is exactly 0, which is what masks rely on. NaN in gives NaN
 //! out. Arguments may be anything.
 
-use super::{Number, Vector, inlined};
+use super::{Number, Vector};
 
 /// The largest argument whose [`exp`] is 0: just below ln 2⁻¹²⁶.
 const EXP_LOW: f64 = -87.336_54;
@@ -95,7 +95,10 @@ fn reduce<V: Vector>(high: V, low: Option<V>) -> (V, V) {
     let n = high.mul_add(V::constant(std::f64::consts::LOG2_E), round).sub(round);
     let r = n.neg_mul_add(V::constant(LN2_HIGH), high);
     let r = n.neg_mul_add(V::constant(LN2_LOW), r);
-    (n, low.map_or(r, |low| r.add(low)))
+    match low {
+        Some(low) => (n, r.add(low)),
+        None => (n, r),
+    }
 }
 
 /// eʳ for |r| ≤ ln 2 / 2: 1 + r + r² q(r), q of degree 4; 2⁻²⁸ off before rounding.
@@ -419,16 +422,18 @@ pub fn pow<V: Vector>(a: V, b: V) -> V {
 fn whole_and_odd<V: Vector>(b: V) -> (V::Mask, V::Mask) {
     let large = V::constant(8_388_608.0); // 2²³: from here on every f32 is whole
     let size = b.abs();
-    let cut = inlined(
-        #[inline(always)]
-        |x: V| V::select(large.le(x), x, x.add(large).sub(large)),
-    );
-    let whole = cut(size).eq(size);
+    let whole = cut(size, large).eq(size);
     let half = size.mul(V::constant(0.5));
     // Odd: whole, and its half is not.
-    let odd = V::select(cut(half).eq(half), V::zero(), V::constant(1.0));
+    let odd = V::select(cut(half, large).eq(half), V::zero(), V::constant(1.0));
     let odd = V::select(whole, odd, V::zero());
     (whole, V::zero().lt(odd))
+}
+
+/// x ≥ 0 rounded to a whole number; `large` is 2²³.
+#[inline(always)]
+fn cut<V: Vector>(x: V, large: V) -> V {
+    V::select(large.le(x), x, x.add(large).sub(large))
 }
 
 /// a + b as a rounded sum and what the rounding lost, where |a| ≥ |b| or a = 0.
@@ -498,12 +503,12 @@ pub fn sin_cos_turns<V: Vector>(u: V) -> (V, V) {
     let sin = sin.mul(f);
     let cos = polynomial(s, [-1.233_700_5, 0.253_668_52, -0.020_855_254, 0.000_893_572_5]);
     let cos = cos.mul_add(s, V::constant(1.0));
-    let is = |n: f64| q.eq(V::constant(n));
     // q = 1: (cos, −sin), 2: (−sin, −cos), 3: (−cos, sin), 0 and 4: (sin, cos).
-    let y =
-        V::select(is(1.0), cos, V::select(is(2.0), sin.neg(), V::select(is(3.0), cos.neg(), sin)));
-    let x =
-        V::select(is(1.0), sin.neg(), V::select(is(2.0), cos.neg(), V::select(is(3.0), sin, cos)));
+    let (one, two) = (q.eq(V::constant(1.0)), q.eq(V::constant(2.0)));
+    let three = q.eq(V::constant(3.0));
+    let y = V::select(two, sin.neg(), V::select(three, cos.neg(), sin));
+    let x = V::select(two, cos.neg(), V::select(three, sin, cos));
+    let (y, x) = (V::select(one, cos, y), V::select(one, sin.neg(), x));
     (y, x)
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::{Loss, Metric, Task};
 use crate::autograd::no_grad;
 use crate::error::{Error, Result};
-use crate::models::SequenceClassifier;
+use crate::models::{ModelConfig, SequenceClassifier, estimate_memory};
 use crate::nn::Module;
 use crate::ops::{CrossEntropy, Reduction, cross_entropy};
 use crate::tensor::Tensor;
@@ -222,7 +222,21 @@ pub(crate) fn logits(
     pad_id: u32,
 ) -> Result<Tensor> {
     let padded = Padded::new(rows.iter().copied(), pad_id)?;
-    model.logits(&padded.inputs())
+    let mut inputs = padded.inputs();
+    if !knows_token_types(model.body.config()) {
+        inputs.token_type_ids = None;
+    }
+    model.logits(&inputs)
+}
+
+/// Whether token types mean anything to the model. To GPT-2 they are tokens: type 0 would add the vector
+/// of token 0 to every position, which no pretraining has seen.
+fn knows_token_types(config: &ModelConfig) -> bool {
+    match config {
+        ModelConfig::Gpt(_) => false,
+        ModelConfig::Bert(_) => true,
+        ModelConfig::Rnn(c) => c.type_vocab_size > 0,
+    }
 }
 
 /// Runs `model` over `examples`, the longest texts together.
@@ -348,8 +362,7 @@ impl Task for ClassifyTask {
             header.data.push(("texts cut to the longest length".into(), self.train.truncated));
         }
         let mean = self.lengths.iter().sum::<usize>() / self.lengths.len().max(1);
-        header.memory.activations =
-            super::lm::activation_bytes(config, self.batch as u64, mean as u64);
+        header.memory.activations = estimate_memory(config, self.batch, mean).activations;
     }
 
     fn write_folder(&self, write: &mut dyn FnMut(&str, &[u8]) -> Result<()>) -> Result<()> {

@@ -12,7 +12,7 @@ use super::masking::{MASK, Masking};
 use super::{Loss, Metric, Task};
 use crate::autograd::no_grad;
 use crate::error::{Error, Result};
-use crate::models::{Inputs, LanguageModel, ModelConfig, Purpose, State};
+use crate::models::{Inputs, LanguageModel, ModelConfig, Purpose, State, estimate_memory};
 use crate::nn::Module;
 use crate::ops::{CrossEntropy, cross_entropy};
 use crate::tensor::Tensor;
@@ -25,7 +25,7 @@ use crate::train::observer::{Figures, Header};
 use crate::train::pretrained::{self, Extras};
 
 /// What a sample is made with while the model learns.
-pub type Sampler = Box<dyn FnMut(&dyn LanguageModel) -> Result<String> + Send>;
+pub type Sampler = Box<dyn FnMut(&dyn LanguageModel) -> Result<String> + Send + Sync>;
 
 /// What it takes to train a language model.
 pub struct LmTask {
@@ -339,8 +339,9 @@ impl Task for LmTask {
         }
         header.data.push(("vocabulary".into(), self.model.config().vocab_size() as u64));
         header.batch = format!("{} of {} tokens", header.batch, self.train.context());
-        let (batch, context) = (self.train.batch() as u64, self.train.context() as u64);
-        header.memory.activations = activation_bytes(self.model.config(), batch, context);
+        let (batch, context) = (self.train.batch(), self.train.context());
+        header.memory.activations =
+            estimate_memory(self.model.config(), batch, context).activations;
     }
 
     fn write_folder(&self, write: &mut dyn FnMut(&str, &[u8]) -> Result<()>) -> Result<()> {
@@ -351,13 +352,4 @@ impl Task for LmTask {
     fn read_folder(&mut self, read: &dyn Fn(&str) -> Result<Vec<u8>>) -> Result<()> {
         pretrained::read_weights(&self.model, self.model.config(), read)
     }
-}
-
-/// What the forward pass keeps, in bytes: some 16 vectors a layer and token for a Transformer, some 8 for
-/// a recurrent layer, and the logits twice. Rough, for the header.
-pub fn activation_bytes(config: &ModelConfig, batch: u64, context: u64) -> u64 {
-    let vectors = if matches!(config, ModelConfig::Rnn(_)) { 8 } else { 16 };
-    let per_token = vectors * (config.num_layers() * config.hidden_size()) as u64
-        + 2 * config.vocab_size() as u64;
-    4 * batch * context * per_token
 }

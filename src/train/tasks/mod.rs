@@ -45,7 +45,7 @@ impl Metric {
 pub type FolderFile = (String, Vec<u8>);
 
 /// Something to train a model for.
-pub trait Task: Send {
+pub trait Task: Send + Sync {
     /// What is trained.
     fn module(&self) -> &dyn Module;
 
