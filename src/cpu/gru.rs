@@ -12,10 +12,7 @@
 //!
 //! da differs from dgx only in its last third, dn′ r, which backward keeps beside dgx.
 
-use super::gemm::Panels;
-use super::recurrent::{
-    Sequence, bias_gradient, matrix, pack_backward, pack_forward, start, states,
-};
+use super::recurrent::{Sequence, Weights, bias_gradient, matrix, start, states};
 use super::rows::{each, load, plus, store};
 use super::scratch;
 use super::simd::{Kernel, Real, Strips, Vector, for_strips, math};
@@ -36,8 +33,8 @@ pub fn forward<T: Real>(
 ) {
     let sequence = Sequence { t, b, h, reverse };
     let wide = 3 * h;
-    scratch::with(Panels::<T>::room(h, wide), |packed| {
-        let w = pack_forward(packed, w, 3, h);
+    scratch::with(Weights::<T>::room(&sequence, h, wide), |packed| {
+        let w = Weights::forward(packed, &sequence, w, 3);
         let slice = sequence.slice();
         let outputs = [
             Strips { data: y, row: b * h, width: slice * h },
@@ -50,7 +47,7 @@ pub fn forward<T: Real>(
                 for step in 0..t {
                     let times = sequence.times(step);
                     let (before, y) = states(&mut y, sequence.part(h0, 0, &rows, h), times);
-                    w.product(a, wide, matrix(before, h), rows.len(), 0..wide, false);
+                    w.product(a, matrix(before, h), rows.len(), false);
                     let gx = sequence.part(gx, times.0, &rows, wide);
                     let gates = gates.row(times.0);
                     T::dispatch(Forward { y, gates, a, gx, bias, before, h });
@@ -129,12 +126,13 @@ pub fn backward<T: Real>(
     let sequence = Sequence { t, b, h, reverse };
     let wide = 3 * h;
     start(dh0, dh_n);
-    let (rz_room, n_room) = (Panels::<T>::room(2 * h, h), Panels::<T>::room(h, h));
+    let (rz_room, n_room) =
+        (Weights::<T>::room(&sequence, 2 * h, h), Weights::<T>::room(&sequence, h, h));
     scratch::with(rz_room + n_room + t * b * h, |room| {
         let (rz_packed, room) = room.split_at_mut(rz_room);
         let (n_packed, da_n) = room.split_at_mut(n_room);
-        let w_rz = pack_backward(rz_packed, w, 0, 2, h);
-        let w_n = pack_backward(n_packed, w, 2, 1, h);
+        let w_rz = Weights::backward(rz_packed, &sequence, w, 0, 2);
+        let w_n = Weights::backward(n_packed, &sequence, w, 2, 1);
         let slice = sequence.slice();
         let outputs = [
             Strips { data: &mut *dgx, row: b * wide, width: slice * wide },
@@ -155,8 +153,8 @@ pub fn backward<T: Real>(
                 let gates = sequence.part(gates, at, &rows, 4 * h);
                 let dy = dy.map(|dy| sequence.part(dy, at, &rows, h));
                 T::dispatch(Backward { dgx, da_n, dh, dy, before, gates, h });
-                w_rz.product(dh, h, matrix(dgx, wide), rows.len(), 0..h, true);
-                w_n.product(dh, h, matrix(da_n, h), rows.len(), 0..h, true);
+                w_rz.product(dh, matrix(dgx, wide), rows.len(), true);
+                w_n.product(dh, matrix(da_n, h), rows.len(), true);
             }
         });
         let (dw_rz, dw_n) = dw.split_at_mut(2 * h * h);

@@ -13,10 +13,7 @@
 //!
 //! A step is one product and one pass over the gates. The gates and c are kept for the way back.
 
-use super::gemm::Panels;
-use super::recurrent::{
-    Sequence, bias_gradient, matrix, pack_backward, pack_forward, start, states,
-};
+use super::recurrent::{Sequence, Weights, bias_gradient, matrix, start, states};
 use super::rows::{each, load, plus, store};
 use super::scratch;
 use super::simd::{Kernel, Real, Strips, Vector, for_strips, math};
@@ -39,8 +36,8 @@ pub fn forward<T: Real>(
 ) {
     let sequence = Sequence { t, b, h, reverse };
     let wide = 4 * h;
-    scratch::with(Panels::<T>::room(h, wide), |packed| {
-        let w = pack_forward(packed, w, 4, h);
+    scratch::with(Weights::<T>::room(&sequence, h, wide), |packed| {
+        let w = Weights::forward(packed, &sequence, w, 4);
         let slice = sequence.slice();
         let outputs = [
             Strips { data: y, row: b * h, width: slice * h },
@@ -55,7 +52,7 @@ pub fn forward<T: Real>(
                     let times = sequence.times(step);
                     let (h_before, y) = states(&mut y, sequence.part(h0, 0, &rows, h), times);
                     let (c_before, c) = states(&mut c, sequence.part(c0, 0, &rows, h), times);
-                    w.product(z, wide, matrix(h_before, h), rows.len(), 0..wide, false);
+                    w.product(z, matrix(h_before, h), rows.len(), false);
                     let gx = sequence.part(gx, times.0, &rows, wide);
                     let gates = gates.row(times.0);
                     T::dispatch(Forward { y, c, gates, z, gx, bias, c_before, h });
@@ -140,8 +137,8 @@ pub fn backward<T: Real>(
     let wide = 4 * h;
     start(dh0, dh_n);
     start(dc0, dc_n);
-    scratch::with(Panels::<T>::room(wide, h), |packed| {
-        let w = pack_backward(packed, w, 0, 4, h);
+    scratch::with(Weights::<T>::room(&sequence, wide, h), |packed| {
+        let w = Weights::backward(packed, &sequence, w, 0, 4);
         let slice = sequence.slice();
         let outputs = [
             Strips { data: &mut *dgx, row: b * wide, width: slice * wide },
@@ -163,7 +160,7 @@ pub fn backward<T: Real>(
                 let dy = dy.map(|dy| sequence.part(dy, at, &rows, h));
                 let c = sequence.part(c, at, &rows, h);
                 T::dispatch(Backward { dz, dc, dh, dy, c, c_before, gates, h });
-                w.product(dh, h, matrix(dz, wide), rows.len(), 0..h, false);
+                w.product(dh, matrix(dz, wide), rows.len(), false);
             }
         });
     });
@@ -299,6 +296,25 @@ mod tests {
         assert_eq!(got, ours(&x, [Some(&dy), zero, zero], (3, 2, 5), false));
         let got = ours(&x, [None, None, Some(&d)], (3, 2, 5), true);
         assert_eq!(got, ours(&x, [all, zero, Some(&d)], (3, 2, 5), true));
+    }
+
+    #[test]
+    fn one_step_at_a_time_gives_the_bits_of_the_whole_sequence() {
+        let (t, b, h) = (20, 2, 33);
+        let x: Vec<Vec<f32>> = inputs((t, b, h), 4, 2).iter().map(|x| narrow(x)).collect();
+        let run = |gx: &[f32], h0: &[f32], c0: &[f32], t| {
+            let (mut y, mut c) = (vec![0.0; t * b * h], vec![0.0; t * b * h]);
+            let (mut gates, w, bias) = (vec![0.0; t * b * 4 * h], &x[1], Some(&x[2][..]));
+            forward(&mut y, &mut c, &mut gates, gx, w, bias, h0, c0, t, b, h, false);
+            (y, c)
+        };
+        let (whole, _) = run(&x[0], &x[3], &x[4], t);
+        let (mut state, mut cell, mut steps) = (x[3].clone(), x[4].clone(), Vec::new());
+        for gx in x[0].chunks(b * 4 * h) {
+            (state, cell) = run(gx, &state, &cell, 1);
+            steps.extend_from_slice(&state);
+        }
+        assert_eq!(steps, whole);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //!
 //! All of x W_ihᵀ is one large product before the sequence begins, and dW_hh is one after it has ended.
 //! What has to happen step by step is `h_{t−1} W_hhᵀ`: a small product with the same matrix every time. So
-//! W_hh is packed once ([`Panels`]), and the rows of the batch, which never meet, are cut into slices of
+//! W_hh is packed once ([`Weights`]), and the rows of the batch, which never meet, are cut into slices of
 //! at most [`SLICE`] rows. A thread takes a slice through all of time without waiting for the others:
 //!
 //! ```text
@@ -16,11 +16,12 @@
 //! The slices depend on the batch alone, and no sum crosses them.
 
 use super::gemm::{Epilogue, Mat, Panels, gemm};
-use super::rows;
+use super::reduce::{self, Reduce};
 use super::simd::{Real, Strip};
 
-/// Rows of a slice at most: enough to use a row of W_hh several times once it is loaded.
-const SLICE: usize = 16;
+/// Rows of a slice at most: enough to use W_hh several times once it is loaded (sixteen measured no
+/// faster), few enough that a batch of 32 keeps four threads at work.
+const SLICE: usize = 8;
 
 /// The shape of a sequence and the order of its steps.
 #[derive(Clone, Copy)]
@@ -103,26 +104,62 @@ impl Sequence {
     }
 }
 
-/// W_hh `[gates · h, h]`, packed for `h W_hhᵀ`: a product with h rows and `gates · h` columns.
-pub(super) fn pack_forward<'a, T: Real>(
-    dst: &'a mut [T],
-    w: &[T],
-    gates: usize,
-    h: usize,
-) -> Panels<'a, T> {
-    Panels::pack(dst, Mat { data: w, row_stride: 1, col_stride: h }, h, gates * h)
+/// Rows that have to meet a matrix before packing it pays.
+const PACK_FROM: usize = 16;
+
+/// A part of W_hh as the right-hand side of the products of all steps.
+pub(super) enum Weights<'a, T> {
+    /// Packed once for the whole sequence.
+    Packed(Panels<'a, T>),
+    /// As it lies, for a step or two: one word after the other out of a language model.
+    Plain(Mat<'a, T>, usize, usize),
 }
 
-/// `gates` gates of W_hh from `first` on, packed for `dz W_hh`: `gates · h` rows and h columns.
-pub(super) fn pack_backward<'a, T: Real>(
-    dst: &'a mut [T],
-    w: &[T],
-    first: usize,
-    gates: usize,
-    h: usize,
-) -> Panels<'a, T> {
-    let w = &w[first * h * h..(first + gates) * h * h];
-    Panels::pack(dst, Mat { data: w, row_stride: h, col_stride: 1 }, gates * h, h)
+impl<'a, T: Real> Weights<'a, T> {
+    /// Elements of room that [`Weights::new`] needs for a matrix `[k, n]`.
+    pub(super) fn room(sequence: &Sequence, k: usize, n: usize) -> usize {
+        if sequence.t * sequence.b < PACK_FROM { 0 } else { Panels::<T>::room(k, n) }
+    }
+
+    /// W_hhᵀ of `w` `[gates · h, h]`, for `h W_hhᵀ`: h rows and `gates · h` columns.
+    pub(super) fn forward(
+        room: &'a mut [T],
+        sequence: &Sequence,
+        w: &'a [T],
+        gates: usize,
+    ) -> Self {
+        let h = sequence.h;
+        Weights::new(room, sequence, Mat { data: w, row_stride: 1, col_stride: h }, h, gates * h)
+    }
+
+    /// `gates` gates of W_hh from `first` on, for `dz W_hh`: `gates · h` rows and h columns.
+    pub(super) fn backward(
+        room: &'a mut [T],
+        sequence: &Sequence,
+        w: &'a [T],
+        first: usize,
+        gates: usize,
+    ) -> Self {
+        let h = sequence.h;
+        let w = matrix(&w[first * h * h..(first + gates) * h * h], h);
+        Weights::new(room, sequence, w, gates * h, h)
+    }
+
+    fn new(room: &'a mut [T], sequence: &Sequence, b: Mat<'a, T>, k: usize, n: usize) -> Self {
+        if sequence.t * sequence.b < PACK_FROM {
+            Weights::Plain(b, k, n)
+        } else {
+            Weights::Packed(Panels::pack(room, b, k, n))
+        }
+    }
+
+    /// `c = a W`, or `c += a W` with `add`, for `m` rows of a; c has as many columns as W.
+    pub(super) fn product(&self, c: &mut [T], a: Mat<'_, T>, m: usize, add: bool) {
+        match *self {
+            Weights::Packed(panels) => panels.product(c, a, m, add),
+            Weights::Plain(b, k, n) => gemm(c, n, a, b, m, n, k, add, Epilogue::None),
+        }
+    }
 }
 
 /// A row-major matrix with rows of `row` elements.
@@ -152,7 +189,8 @@ pub(super) fn start<T: Real>(carry: &mut [T], arrived: Option<&[T]>) {
 
 /// `db = Σ_t dz_t`, over rows of `db.len()` columns.
 pub(super) fn bias_gradient<T: Real>(db: &mut [T], dz: &[T]) {
-    rows::column_sums(db, dz);
+    let cols = db.len();
+    reduce::forward(Reduce::Sum, db, None, dz, 1, dz.len() / cols.max(1), cols);
 }
 
 #[cfg(test)]

@@ -9,10 +9,7 @@
 //!
 //! φ′ is 1 − h² or [h > 0], so the outputs are all that backward needs.
 
-use super::gemm::Panels;
-use super::recurrent::{
-    Sequence, bias_gradient, matrix, pack_backward, pack_forward, start, states,
-};
+use super::recurrent::{Sequence, Weights, bias_gradient, matrix, start, states};
 use super::rows::{each, load, plus, store};
 use super::scratch;
 use super::simd::{Kernel, Real, Strips, Vector, for_strips, math};
@@ -42,15 +39,15 @@ pub fn forward<T: Real>(
     reverse: bool,
 ) {
     let sequence = Sequence { t, b, h, reverse };
-    scratch::with(Panels::<T>::room(h, h), |packed| {
-        let w = pack_forward(packed, w, 1, h);
+    scratch::with(Weights::<T>::room(&sequence, h, h), |packed| {
+        let w = Weights::forward(packed, &sequence, w, 1);
         let outputs = [Strips { data: y, row: b * h, width: sequence.slice() * h }];
         for_strips(outputs, sequence.slices(), sequence.work(1), |slice, [mut y]| {
             let rows = sequence.rows(slice);
             for step in 0..t {
                 let times = sequence.times(step);
                 let (before, z) = states(&mut y, sequence.part(h0, 0, &rows, h), times);
-                w.product(z, h, matrix(before, h), rows.len(), 0..h, false);
+                w.product(z, matrix(before, h), rows.len(), false);
                 let gx = sequence.part(gx, times.0, &rows, h);
                 T::dispatch(Activate { z, gx, bias, h, nonlinearity });
             }
@@ -112,8 +109,8 @@ pub fn backward<T: Real>(
 ) {
     let sequence = Sequence { t, b, h, reverse };
     start(dh0, dh_n);
-    scratch::with(Panels::<T>::room(h, h), |packed| {
-        let w = pack_backward(packed, w, 0, 1, h);
+    scratch::with(Weights::<T>::room(&sequence, h, h), |packed| {
+        let w = Weights::backward(packed, &sequence, w, 0, 1);
         let width = sequence.slice() * h;
         let outputs = [
             Strips { data: &mut *dgx, row: b * h, width },
@@ -128,7 +125,7 @@ pub fn backward<T: Real>(
                 let dy = dy.map(|dy| sequence.part(dy, at, &rows, h));
                 let y = sequence.part(y, at, &rows, h);
                 T::dispatch(Slope { dz, dh, dy, y, nonlinearity });
-                w.product(dh, h, matrix(dz, h), rows.len(), 0..h, false);
+                w.product(dh, matrix(dz, h), rows.len(), false);
             }
         });
     });

@@ -1,8 +1,6 @@
 //! A matrix B packed once for many products with it: the weights of a recurrence, which meets them
 //! again at every step.
 
-use std::ops::Range;
-
 use super::micro::{Block, block, tile_size};
 use super::pack::{Source, pack, room};
 use super::{Epilogue, KC, Mat};
@@ -18,13 +16,13 @@ pub(crate) struct Panels<'a, T> {
     width: usize,
 }
 
-/// The first column of a part of C is a multiple of this: no panel is wider on any instruction set.
-pub(crate) const PANEL: usize = 64;
+/// No panel has more columns than this on any instruction set.
+const WIDEST: usize = 64;
 
 impl<'a, T: Real> Panels<'a, T> {
     /// Elements that [`Panels::pack`] needs for B `[k, n]`.
     pub(crate) fn room(k: usize, n: usize) -> usize {
-        k.div_ceil(KC) * room(n.next_multiple_of(PANEL), KC.min(k), 1)
+        k.div_ceil(KC) * room(n.next_multiple_of(WIDEST), KC.min(k), 1)
     }
 
     /// Packs `b` into `dst`.
@@ -47,39 +45,28 @@ impl<'a, T: Real> Panels<'a, T> {
         Panels { data: &dst[..k.div_ceil(KC) * size], k, n, width }
     }
 
-    /// `C = A B`, or `C += A B` with `add`, for the columns `cols` of B, on this thread. A is `[m, k]`; row
-    /// i of C begins at `c[i · ldc]` with column `cols.start`, a multiple of [`PANEL`].
+    /// `C = A B`, or `C += A B` with `add`, on this thread. A is `[m, k]`, C dense `[m, n]`.
     ///
     /// # Panics
-    /// When a slice is too short for its shape and strides, or `cols` is outside of B.
-    pub(crate) fn product(
-        &self,
-        c: &mut [T],
-        ldc: usize,
-        a: Mat<'_, T>,
-        m: usize,
-        cols: Range<usize>,
-        add: bool,
-    ) {
-        let n = cols.len();
+    /// When a slice is too short for its shape and strides.
+    pub(crate) fn product(&self, c: &mut [T], a: Mat<'_, T>, m: usize, add: bool) {
+        let n = self.n;
         if m == 0 || n == 0 {
             return;
         }
-        assert!(cols.end <= self.n && cols.start.is_multiple_of(self.width), "columns {cols:?}");
-        assert!((m - 1) * ldc + n <= c.len(), "C: [{m}, {n}] does not fit");
-        assert!(m == 1 || ldc >= n, "rows of C overlap");
+        assert!(m * n <= c.len(), "C: [{m}, {n}] does not fit");
         a.check("A", (1, 0), m, self.k);
         if self.k == 0 && !add {
-            c.chunks_mut(ldc.max(1)).take(m).for_each(|row| row[..n].fill(T::ZERO));
+            c[..m * n].fill(T::ZERO);
         }
         // Tiles of equal height: sixteen rows are 8 + 8, not 14 + 2.
         let tiles = m.div_ceil(tile_size::<T>().0);
         let a_width = m.div_ceil(tiles);
-        let size = room(self.n, KC.min(self.k), self.width);
+        let size = room(n, KC.min(self.k), self.width);
         let c = Shared::new(c).pointer(0);
         for (i, from) in (0..self.k).step_by(KC).enumerate() {
             let depth = KC.min(self.k - from);
-            let panels = &self.data[i * size + cols.start * depth..(i + 1) * size];
+            let panels = &self.data[i * size..(i + 1) * size];
             let operands = Block {
                 a: a.data.as_ptr().wrapping_add(from * a.col_stride),
                 a_row: a.row_stride,
@@ -92,15 +79,15 @@ impl<'a, T: Real> Panels<'a, T> {
                 b_panel: self.width * depth,
                 b_padded: true,
                 c,
-                ldc,
+                ldc: n,
                 m,
                 n,
                 k: depth,
                 add: add || from > 0,
                 epilogue: Epilogue::None,
             };
-            // SAFETY: A and C have been checked above, C is borrowed for writing, and the panels of
-            // these columns are whole.
+            // SAFETY: A and C have been checked above, C is borrowed for writing, and the panels are
+            // whole and padded.
             unsafe { block(operands) };
         }
     }
@@ -128,10 +115,7 @@ mod tests {
                 for add in [false, true] {
                     let (mut want, mut got) = (before.clone(), before.clone());
                     gemm(&mut want, n, a, b, m, n, k, add, Epilogue::None);
-                    for from in (0..n).step_by(PANEL) {
-                        let to = n.min(from + PANEL);
-                        panels.product(&mut got[from..], n, a, m, from..to, add);
-                    }
+                    panels.product(&mut got, a, m, add);
                     assert_eq!(got, want, "{m} × {n} × {k}");
                 }
             }
