@@ -77,10 +77,10 @@ impl Evaluate {
         }
         match &evaluation {
             Evaluation::LanguageModel { figures, tokens } => {
-                out(report::figures(figures));
+                out(report::figures(&figures.named()));
                 out(format_args!("over {} tokens", super::format::grouped(*tokens)));
             }
-            Evaluation::Classify(found) => out(report::classification(found)),
+            Evaluation::Labelled(found) => out(report::report(found)),
         }
         Ok(())
     }

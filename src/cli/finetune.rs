@@ -148,46 +148,48 @@ fn print(report: &FinetuneReport) {
     if let [run] = report.runs.as_slice() {
         if let Some(test) = &run.test {
             note(bold(To::Stderr, "test set, best model"));
-            out(report::classification(test));
+            out(report::report(test));
         }
         return;
     }
     out(comparison(report));
 }
 
-/// One row a run, then the medians.
+/// One row a run, then median and range of each arm and of what pretraining bought.
 pub fn comparison(report: &FinetuneReport) -> String {
-    let value = |run: &finetune::FinetuneRun| match &run.test {
-        Some(test) => Some(test.accuracy()),
-        None => run.best.map(|best| best.1),
+    let Some(first) = report.runs.first() else { return String::new() };
+    let metric = match &first.test {
+        Some(test) => format!("test {}", test.metric),
+        None => first.metric.clone(),
     };
-    let tested = report.runs.iter().all(|run| run.test.is_some());
-    let metric = match report.runs.first() {
-        _ if tested => "test accuracy".to_owned(),
-        Some(run) => run.metric.clone(),
-        None => return String::new(),
+    let row = |arm: &str, seed: &str, value: String, steps: String, time: String| {
+        vec![arm.to_owned(), seed.to_owned(), value, steps, time]
     };
-    let seconds = super::format::took;
     let mut rows: Vec<Vec<String>> = Vec::new();
     for run in &report.runs {
-        rows.push(vec![
-            run.arm.name().into(),
-            run.seed.to_string(),
-            value(run).map_or("-".into(), |v| format!("{v:.4}")),
+        rows.push(row(
+            run.arm.name(),
+            &run.seed.to_string(),
+            run.value().map_or("-".into(), |v| format!("{v:.4}")),
             run.steps.to_string(),
-            seconds(run.elapsed_s),
-        ]);
+            super::format::took(run.elapsed_s),
+        ));
     }
-    for arm in [Arm::Pretrained, Arm::Scratch] {
-        if let Some(middle) = median(&report.values(arm)) {
-            rows.push(vec![
-                arm.name().into(),
-                "median".into(),
-                format!("{middle:.4}"),
-                String::new(),
-                String::new(),
-            ]);
+    let mut summary = |what: &str, values: &[f64], signed: bool| {
+        let number = |v: f64| if signed { format!("{v:+.4}") } else { format!("{v:.4}") };
+        if let (Some(middle), [low, .., high]) = (median(values), values) {
+            let range = format!("{} to {}", number(*low), number(*high));
+            rows.push(row(what, "median", number(middle), String::new(), String::new()));
+            rows.push(row(what, "range", range, String::new(), String::new()));
+        } else if let [one] = values
+            && signed
+        {
+            rows.push(row(what, "", number(*one), String::new(), String::new()));
         }
+    };
+    for arm in [Arm::Pretrained, Arm::Scratch] {
+        summary(arm.name(), &report.values(arm), false);
     }
+    summary("difference", &report.differences(), true);
     super::format::table(&["from", "seed", &metric, "steps", "time"], &rows, 1)
 }

@@ -11,7 +11,8 @@ use super::labelled::{Columns, align, examples};
 use super::observer::Figures;
 use super::pretrain::{masking, read_tokens};
 use super::pretrained;
-use super::tasks::classify::{self, ClassificationReport};
+use super::report::Report;
+use super::tasks::classify;
 use super::tasks::lm::{self, lm_figures};
 use crate::error::{Error, Result};
 use crate::models::{ModelConfig, folder};
@@ -66,8 +67,8 @@ pub enum Evaluation {
         /// Tokens that were predicted.
         tokens: u64,
     },
-    /// A classifier.
-    Classify(ClassificationReport),
+    /// A task on labelled data.
+    Labelled(Report),
 }
 
 impl Evaluation {
@@ -79,7 +80,7 @@ impl Evaluation {
                 all.insert("tokens".into(), json!(tokens));
                 all
             }
-            Evaluation::Classify(report) => report.to_json(),
+            Evaluation::Labelled(report) => report.json.clone(),
         }
     }
 }
@@ -165,7 +166,8 @@ fn classifier(config: &EvaluateConfig, control: &mut Control<'_>) -> Result<Eval
     let observer = &mut control.observer;
     let progress = &mut |done, total| observer.progress("evaluating", done, total);
     let pad = tokenizer.pad_id().unwrap_or(0);
-    classify::evaluate(&model, &set, config.batch_size, pad, progress).map(Evaluation::Classify)
+    let found = classify::evaluate(&model, &set, config.batch_size, pad, progress)?;
+    Ok(Evaluation::Labelled(found.report()))
 }
 
 /// How many tokens a classifier reads by default.

@@ -4,23 +4,24 @@
 //! difference with a spread, not a number. A series of runs lives in one folder, a run folder for each; what
 //! is finished is not run again when the series is resumed.
 
+mod classify;
+mod series;
+mod start;
+
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::config::{self, TrainerConfig};
+use super::config::TrainerConfig;
 use super::control::{Control, in_pool};
-use super::labelled::{Columns, align, examples};
-use super::pretrain::{self, ModelShape, PretrainConfig, open_run, saved_config};
-use super::pretrained::{self, Extras, TOKENIZER};
-use super::strategy::Strategy;
-use super::tasks::classify::{ClassificationReport, ClassifyOptions, ClassifyTask};
-use super::trainer::Trainer;
+use super::labelled::Columns;
+use super::pretrain::{self, ModelShape, PretrainConfig, saved_config};
+use super::report::Report;
 use crate::error::{Error, Result};
-use crate::models::{self, ModelConfig, SequenceClassifier};
-use crate::text::labelled::{LabelledSet, overlap};
-use crate::text::{Tokenizer, TokenizerKind};
+
+/// The tasks on labelled data, by name: each reads its data and makes itself ready for a series of runs.
+const TASKS: &[(&str, series::Prepare)] = &[("classify", classify::prepare)];
 
 /// Everything about a fine-tuning; the fields are the flags.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -136,9 +137,20 @@ pub struct FinetuneRun {
     /// Step and value of the best evaluation.
     pub best: Option<(u64, f64)>,
     /// The best model on the test set.
-    pub test: Option<ClassificationReport>,
+    pub test: Option<Report>,
     /// The run folder; the best model is in its `best/`.
     pub out: PathBuf,
+}
+
+impl FinetuneRun {
+    /// The figure that runs are compared by: the test set's where there is one, else the best on the
+    /// validation set.
+    pub fn value(&self) -> Option<f64> {
+        match &self.test {
+            Some(test) => Some(test.value()),
+            None => self.best.map(|(_, value)| value),
+        }
+    }
 }
 
 /// What a fine-tuning came to.
@@ -149,19 +161,28 @@ pub struct FinetuneReport {
 }
 
 impl FinetuneReport {
-    /// The deciding figure of an arm over its seeds: the test accuracy where there is a test set, else the
-    /// best validation figure. Sorted.
+    /// The deciding figure of an arm over its seeds, sorted.
     pub fn values(&self, arm: Arm) -> Vec<f64> {
         let runs = self.runs.iter().filter(|run| run.arm == arm);
-        let mut all: Vec<f64> = runs
-            .filter_map(|run| match &run.test {
-                Some(test) => Some(test.accuracy()),
-                None => run.best.map(|(_, value)| value),
-            })
-            .collect();
-        all.sort_by(f64::total_cmp);
-        all
+        sorted(runs.filter_map(FinetuneRun::value).collect())
     }
+
+    /// What pretraining bought: the deciding figure of the pretrained run less that of the run from scratch,
+    /// seed by seed, sorted. Empty where only one arm was run.
+    pub fn differences(&self) -> Vec<f64> {
+        let of = |arm, seed| {
+            let run = self.runs.iter().find(|run| run.arm == arm && run.seed == seed);
+            run.and_then(FinetuneRun::value)
+        };
+        let pretrained = self.runs.iter().filter(|run| run.arm == Arm::Pretrained);
+        let pairs = pretrained.filter_map(|run| Some(run.value()? - of(Arm::Scratch, run.seed)?));
+        sorted(pairs.collect())
+    }
+}
+
+fn sorted(mut values: Vec<f64>) -> Vec<f64> {
+    values.sort_by(f64::total_cmp);
+    values
 }
 
 /// The median of sorted values.
@@ -199,69 +220,19 @@ fn start(
     control: &mut Control<'_>,
     resume: bool,
 ) -> Result<FinetuneReport> {
-    match config.task.as_str() {
-        "classify" => {}
-        "lm" => return language_model(config, control, resume),
-        other => {
-            return Err(Error::Usage(format!("--task {other}: there are classify and lm")));
-        }
+    if config.task == "lm" {
+        return language_model(config, control, resume);
     }
-    config.trainer.validate()?;
-    in_pool(config.trainer.threads, || series(config, control, resume))?
-}
-
-fn series(
-    config: &FinetuneConfig,
-    control: &mut Control<'_>,
-    resume: bool,
-) -> Result<FinetuneReport> {
-    let arms: &[Arm] = match (&config.from, &config.scratch, config.compare_scratch) {
-        (Some(_), Some(_), _) => {
-            return Err(Error::Usage(
-                "--from and --scratch exclude each other; --compare-scratch runs both".into(),
-            ));
-        }
-        (None, None, _) => {
-            return Err(Error::Usage(
-                "where to start? give --from DIR (a pretrained model) or --scratch SIZE".into(),
-            ));
-        }
-        (None, Some(_), true) => {
-            return Err(Error::Usage("--compare-scratch needs --from, to compare with".into()));
-        }
-        (Some(_), None, true) => &[Arm::Pretrained, Arm::Scratch],
-        (Some(_), None, false) => &[Arm::Pretrained],
-        (None, Some(_), false) => &[Arm::Scratch],
+    let Some((_, prepare)) = TASKS.iter().find(|(name, _)| *name == config.task) else {
+        let names: Vec<&str> = TASKS.iter().map(|(name, _)| *name).collect();
+        return Err(Error::Usage(format!(
+            "--task {}: there are {} and lm",
+            config.task,
+            names.join(", ")
+        )));
     };
-    if config.seeds == 0 {
-        return Err(Error::Usage("--seeds 0: must be at least 1".into()));
-    }
-    let start = Start::prepare(config, control, resume)?;
-    let many = arms.len() > 1 || config.seeds > 1;
-    let mut report = FinetuneReport::default();
-    if many {
-        let there = control.fs.exists(&config.out.join("config.toml"));
-        if there && !resume {
-            return Err(Error::Usage(format!(
-                "{} holds a series of runs already; go on with it by --resume, or choose another --out",
-                config.out.display()
-            )));
-        }
-        let out = &config.out;
-        control.fs.create_dir_all(out).map_err(|e| Error::io(out, "create the folder", e))?;
-        let text = config::to_toml(&config::to_map(config));
-        crate::models::safetensors::write_atomic(&out.join("config.toml"), text.as_bytes())?;
-    }
-    for &arm in arms {
-        for seed in (0..config.seeds).map(|i| config.trainer.seed + i) {
-            let out = match many {
-                true => config.out.join(format!("{}-seed{seed}", arm.name())),
-                false => config.out.clone(),
-            };
-            report.runs.push(start.one(arm, seed, out, resume, control)?);
-        }
-    }
-    Ok(report)
+    config.trainer.validate()?;
+    in_pool(config.trainer.threads, || series::run(config, *prepare, control, resume))?
 }
 
 /// `--task lm`: pretraining goes on with other text.
@@ -301,230 +272,6 @@ fn language_model(
         out: config.out.clone(),
     };
     Ok(FinetuneReport { runs: vec![run] })
-}
-
-/// What the runs of a series share.
-struct Start<'a> {
-    config: &'a FinetuneConfig,
-    tokenizer: Tokenizer,
-    model: ModelConfig,
-    labels: Vec<String>,
-    max_length: usize,
-    train: LabelledSet,
-    valid: Option<(LabelledSet, u64)>,
-    test: Option<(LabelledSet, u64)>,
-}
-
-impl<'a> Start<'a> {
-    fn prepare(
-        config: &'a FinetuneConfig,
-        control: &mut Control<'_>,
-        resume: bool,
-    ) -> Result<Start<'a>> {
-        if config.train.is_empty() {
-            return Err(Error::Usage("no examples to train on; give --train FILE".into()));
-        }
-        if !matches!(config.class_weights.as_str(), "none" | "balanced") {
-            let given = &config.class_weights;
-            return Err(Error::Usage(format!(
-                "--class-weights {given}: there are none and balanced"
-            )));
-        }
-        let decay = config.layerwise_lr_decay;
-        if !(decay > 0.0 && decay <= 1.0) {
-            return Err(Error::Usage(format!(
-                "--layerwise-lr-decay {decay}: must be above 0 and at most 1; 1 changes nothing"
-            )));
-        }
-        let mut train = config.columns.read(&config.train)?;
-        train.check_trainable()?;
-        let labels = train.labels.clone();
-        let mut read = |files: &[PathBuf]| -> Result<Option<(LabelledSet, u64)>> {
-            if files.is_empty() {
-                return Ok(None);
-            }
-            let mut set = config.columns.read(files)?;
-            let (unseen, sentence) = align(&mut set, &labels);
-            if let Some(sentence) = sentence {
-                control.observer.warning(&sentence);
-            }
-            if set.is_empty() {
-                return Err(Error::Data(format!(
-                    "{}: no row has a label of the training set",
-                    set.name
-                )));
-            }
-            Ok(Some((set, unseen)))
-        };
-        let (mut valid, test) = (read(&config.validation)?, read(&config.test)?);
-        for (name, other) in [("validation", &valid), ("test", &test)] {
-            let twice = other.as_ref().map_or(0, |(other, _)| overlap(&train, other));
-            if twice > 0 {
-                control.observer.warning(&format!(
-                    "{twice} text(s) of the {name} set also occur in the training set; the score is \
-                     too good by that much"
-                ));
-            }
-        }
-        if valid.is_none() && config.validation_fraction > 0.0 {
-            let (rest, kept) = train.split(config.validation_fraction, config.trainer.seed)?;
-            train = rest;
-            valid = Some((kept, 0));
-        }
-        if let Some(n) = config.limit {
-            train = train.limit(n, config.trainer.seed)?;
-        }
-        let from = config.from.as_deref().map(pretrained::model_dir).transpose()?;
-        let saved = config.out.join(TOKENIZER);
-        let tokenizer = match &from {
-            Some(dir) => pretrained::open_tokenizer(dir)?,
-            None if resume && saved.is_file() => Tokenizer::from_file(saved)?,
-            None => fresh_tokenizer(config, &train, control)?,
-        };
-        let model = match (&from, &config.scratch) {
-            (Some(dir), _) => {
-                let (mut model, _) = models::folder::read_config(dir)?;
-                if let Some(p) = config.shape.dropout {
-                    model.set_dropout(p);
-                }
-                model
-            }
-            (None, size) => {
-                let size = size.as_deref().unwrap_or("nano");
-                config.shape.config(&config.model, size, tokenizer.vocab_size())?
-            }
-        };
-        pretrained::check_vocabulary(&tokenizer, &model)?;
-        super::memory::check(&models::estimate_memory(&model, config.trainer.batch_size, 64))?;
-        let recurrent = matches!(model, ModelConfig::Rnn(_));
-        let longest = if recurrent { usize::MAX } else { model.context_length() };
-        let max_length = config.max_length.unwrap_or(256.min(longest));
-        if max_length > longest {
-            return Err(Error::Usage(format!(
-                "--max-length {max_length}: the model reads {longest} tokens at most"
-            )));
-        }
-        Ok(Start { config, tokenizer, model, labels, max_length, train, valid, test })
-    }
-
-    /// The classifier before training.
-    fn classifier(&self, arm: Arm, seed: u64) -> Result<SequenceClassifier> {
-        let body = models::build(&self.model, seed)?;
-        if let (Arm::Pretrained, Some(from)) = (arm, &self.config.from) {
-            // Only the body is taken over: dropout may differ, heads are made anew.
-            let loaded = models::load_pretrained(pretrained::model_dir(from)?, seed)?;
-            body.load_state_dict(&loaded.model.state_dict(), false)?;
-        }
-        SequenceClassifier::new(body, self.labels.clone(), seed)
-    }
-
-    fn one(
-        &self,
-        arm: Arm,
-        seed: u64,
-        out: PathBuf,
-        resume: bool,
-        control: &mut Control<'_>,
-    ) -> Result<FinetuneRun> {
-        let result = out.join("result.json");
-        if resume && control.fs.exists(&result) {
-            let text = control.fs.read(&result).map_err(|e| Error::io(&result, "read", e))?;
-            if let Ok(run) = serde_json::from_slice(&text) {
-                return Ok(run);
-            }
-        }
-        let mut config = self.config.clone();
-        config.trainer.seed = seed;
-        let encode =
-            |set: &(LabelledSet, u64)| examples(&set.0, &self.tokenizer, self.max_length, set.1);
-        let train = examples(&self.train, &self.tokenizer, self.max_length, 0)?;
-        let valid = self.valid.as_ref().map(encode).transpose()?;
-        let balanced = config.class_weights == "balanced";
-        let options = ClassifyOptions {
-            batch_size: config.trainer.batch_size,
-            seed,
-            label_smoothing: config.trainer.label_smoothing,
-            class_weights: balanced.then(|| train.balanced_weights(self.labels.len())),
-            strategy: Strategy {
-                freeze: config.freeze.clone(),
-                layerwise_lr_decay: config.layerwise_lr_decay,
-                gradual_unfreezing: config.gradual_unfreezing,
-            },
-            pad_id: self.tokenizer.pad_id().unwrap_or(0),
-        };
-        let extras = Extras::tokenizer(&self.tokenizer, self.max_length);
-        let task = ClassifyTask::new(self.classifier(arm, seed)?, train, valid, options)?;
-        let mut task = task.with_extras(extras);
-
-        let going_on = resume && control.fs.exists(&out.join("checkpoints"));
-        let (run, checkpoint) = open_run(&out, going_on, control)?;
-        let mut command = config::to_map(&config);
-        command.insert("out".into(), out.display().to_string().into());
-        run.write_top("config.toml", config::to_toml(&command).as_bytes())?;
-        run.write_top(TOKENIZER, self.tokenizer.to_json().as_bytes())?;
-        let hint = format!("handloom finetune --resume {}", self.config.out.display());
-        let mut trainer =
-            Trainer::new(&config.trainer, &mut task, control)?.with_run(run, command, &hint);
-        if let Some(checkpoint) = &checkpoint {
-            trainer.resume_from(checkpoint)?;
-        }
-        let report = trainer.run_here()?;
-        let run = trainer.into_run();
-
-        let test = match &self.test {
-            None => None,
-            Some(set) => {
-                let best = SequenceClassifier::from_pretrained(out.join("best"))?;
-                let set = encode(set)?;
-                let pad = self.tokenizer.pad_id().unwrap_or(0);
-                let observer = &mut control.observer;
-                let progress = &mut |done, total| observer.progress("testing", done, total);
-                let batch = config.trainer.batch_size;
-                Some(super::tasks::classify::evaluate(&best, &set, batch, pad, progress)?)
-            }
-        };
-        let finished = FinetuneRun {
-            arm,
-            seed,
-            steps: report.steps,
-            elapsed_s: report.elapsed_s,
-            metric: report.metric.to_owned(),
-            best: report.best,
-            test,
-            out,
-        };
-        if let Some(run) = run {
-            let text = serde_json::to_string_pretty(&finished).unwrap_or_default();
-            run.write_top("result.json", text.as_bytes())?;
-        }
-        Ok(finished)
-    }
-}
-
-/// A tokenizer for a model from scratch: the named one, or one trained on the training texts.
-fn fresh_tokenizer(
-    config: &FinetuneConfig,
-    train: &LabelledSet,
-    control: &mut Control<'_>,
-) -> Result<Tokenizer> {
-    let default = if config.model == "bert" { "wordpiece:8000" } else { "bpe:4096" };
-    let name = config.tokenizer.as_deref().unwrap_or(default);
-    let path = Path::new(name);
-    if path.is_dir() {
-        return pretrained::open_tokenizer(&pretrained::model_dir(path)?);
-    }
-    if path.is_file() || name.ends_with(".json") {
-        return Tokenizer::from_file(path);
-    }
-    let kind: TokenizerKind = name.parse()?;
-    let texts = train
-        .rows
-        .iter()
-        .flat_map(|row| std::iter::once(row.text.clone()).chain(row.text_pair.clone()));
-    let observer = &mut control.observer;
-    Tokenizer::train(kind, texts.collect::<Vec<_>>(), |progress| {
-        observer.progress(progress.stage, progress.done, progress.total)
-    })
 }
 
 #[cfg(test)]

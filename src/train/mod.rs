@@ -40,6 +40,7 @@ mod nonfinite;
 pub mod observer;
 pub mod optim;
 pub mod pretrained;
+pub mod report;
 pub mod sampling;
 pub mod schedule;
 mod state_file;

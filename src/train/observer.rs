@@ -87,6 +87,11 @@ impl Figures {
         self.0.iter().find(|(n, _)| *n == name).map(|&(_, value)| value)
     }
 
+    /// With names of their own.
+    pub fn named(&self) -> Vec<(String, f64)> {
+        self.0.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect()
+    }
+
     /// As a JSON object, in order. A figure that is not finite becomes `null`.
     pub fn to_json(&self) -> Map<String, Value> {
         self.0.iter().map(|&(name, value)| (name.to_owned(), json!(value))).collect()

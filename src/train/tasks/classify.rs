@@ -19,6 +19,7 @@ use crate::train::data::{Cursor, Padded, Sequence, bucketed};
 use crate::train::metrics::Confusion;
 use crate::train::observer::{Figures, Header};
 use crate::train::pretrained::Extras;
+use crate::train::report::{Cell, Report, Table};
 use crate::train::strategy::Strategy;
 
 /// Sequences with one label each.
@@ -53,6 +54,9 @@ impl Examples {
         counts.iter().map(|&n| if n == 0 { 1.0 } else { share / n as f32 }).collect()
     }
 }
+
+/// Classes beyond which the confusion matrix says nothing to the eye.
+const MATRIX: usize = 12;
 
 /// How well a classifier does.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -92,6 +96,46 @@ impl ClassificationReport {
                 if self.unseen == 0 { self.confusion.micro_f1() } else { self.accuracy() },
             ),
         ])
+    }
+
+    /// The form that all tasks share: the table of classes and, for few of them, the confusion matrix.
+    pub fn report(&self) -> Report {
+        let score = |c: usize| self.confusion.class(c);
+        let class = |c: usize| {
+            let score = score(c);
+            let figures = [score.precision, score.recall, score.f1].map(Cell::Number);
+            let name = Cell::Text(self.labels[c].clone());
+            [name].into_iter().chain(figures).chain([Cell::Count(score.support)]).collect()
+        };
+        let n = self.labels.len();
+        let head = ["class", "precision", "recall", "f1", "rows"].map(String::from).to_vec();
+        let mut tables = vec![Table { head, rows: (0..n).map(class).collect() }];
+        if n <= MATRIX {
+            let row = |gold: usize| {
+                let counts = (0..n).map(|p| Cell::Count(self.confusion.count(gold, p)));
+                [Cell::Text(self.labels[gold].clone())].into_iter().chain(counts).collect()
+            };
+            let corner = "gold \\ predicted".to_owned();
+            let head = [corner].into_iter().chain(self.labels.iter().cloned()).collect();
+            tables.push(Table { head, rows: (0..n).map(row).collect() });
+        }
+        let mut remarks = Vec::new();
+        if self.unseen > 0 {
+            remarks.push(format!(
+                "{} rows have a label that the model does not know; they count as wrong",
+                self.unseen
+            ));
+        }
+        if self.truncated > 0 {
+            remarks.push(format!("{} texts were cut to the longest input", self.truncated));
+        }
+        Report {
+            metric: "accuracy".into(),
+            figures: self.figures("loss").named(),
+            tables,
+            remarks,
+            json: self.to_json(),
+        }
     }
 
     /// Everything, for `--json`.
