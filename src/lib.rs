@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`error`] | one error type; every message says what, where, why and what to do |
 //! | [`cpu`] | CPU kernels: slices and strides in, slices out; they know no tensor |
+//! | `cuda` | the same kernels on a GPU, under the feature `cuda` |
 //! | [`tensor`] | [`Tensor`]: buffer, shape, strides, dtype, device; the buffer pool; views |
 //! | [`autograd`] | the tape, `backward`, `no_grad`, `recompute`, the trace, `gradcheck` |
 //! | [`ops`] | one file an operation: formula, shapes, forward, backward, registry entry |
@@ -22,6 +23,8 @@ pub mod autograd;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod error;
 pub mod models;
 pub mod nn;

@@ -8,7 +8,7 @@ use super::mode::{Mode, no_grad};
 use super::tape::{Context, Grads, Leaf, Node, Rule};
 use crate::cpu::binary;
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Tensor, Tracked, for_float};
+use crate::tensor::{DType, Tensor, Tracked, kernel};
 
 static WALKS: AtomicU64 = AtomicU64::new(1);
 
@@ -36,7 +36,7 @@ impl Tensor {
                 ),
             ));
         }
-        self.backward_with(Tensor::ones(self.shape(), self.dtype())?)
+        self.backward_with(self.new_full(self.shape(), 1.0)?)
     }
 
     /// As [`Tensor::backward`], starting from `grad`, the gradient of something with respect to this
@@ -220,7 +220,7 @@ fn accumulate(sum: &mut Option<Tensor>, grad: Tensor) -> Result<()> {
         so_far = so_far.copy()?;
     }
     let grad = grad.packed()?;
-    for_float!("backward", dtype, T => {
+    kernel!("backward", so_far, T => {
         binary::add_assign::<T>(so_far.slice_mut(), grad.slice_ref())
     });
     *sum = Some(so_far);

@@ -44,7 +44,7 @@ pub fn recompute(
             .iter()
             .zip(&context.needs)
             .map(|(leaf, &needed)| match (needed, leaf.take_grad()) {
-                (true, None) => Tensor::zeros(leaf.shape(), leaf.dtype()).map(Some),
+                (true, None) => leaf.new_full(leaf.shape(), 0.0).map(Some),
                 (_, grad) => Ok(grad),
             })
             .collect()

@@ -65,21 +65,29 @@ impl AdamW {
             m.len(),
             v.len()
         );
-        let correction = |beta: f64| 1.0 - power(beta, self.step);
+        let [keep, rate, root] = self.factors();
         let outputs = [(p, CHUNK), (g, CHUNK), (m, CHUNK), (v, CHUNK)];
         for_pieces(outputs, n.div_ceil(CHUNK), 4 * n, |_, [p, g, m, v]| {
-            T::dispatch(Update {
-                p,
-                g,
-                m,
-                v,
-                keep: 1.0 - self.lr * self.weight_decay,
-                rate: self.lr / correction(self.beta1),
-                root: 1.0 / correction(self.beta2).sqrt(),
-                options: self,
-            });
+            T::dispatch(Update { p, g, m, v, keep, rate, root, options: self });
         });
     }
+}
+
+impl AdamW {
+    /// 1 − lr·λ, lr / (1 − β₁ᵗ) and 1 / √(1 − β₂ᵗ).
+    pub(crate) fn factors(&self) -> [f64; 3] {
+        let correction = |beta: f64| 1.0 - power(beta, self.step);
+        [
+            1.0 - self.lr * self.weight_decay,
+            self.lr / correction(self.beta1),
+            1.0 / correction(self.beta2).sqrt(),
+        ]
+    }
+}
+
+/// [`AdamW::update`] as a function.
+pub fn update<T: Real>(rule: &AdamW, p: &mut [T], g: &mut [T], m: &mut [T], v: &mut [T]) {
+    rule.update(p, g, m, v);
 }
 
 /// xⁿ by repeated squaring: the same bits on every platform.

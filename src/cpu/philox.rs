@@ -70,6 +70,12 @@ impl Stream {
         Stream { key: [k0, k1], high: [h0, h1] }
     }
 
+    /// Its key and the upper half of its counters, for kernels that draw from it elsewhere.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn words(&self) -> [u32; 4] {
+        [self.key[0], self.key[1], self.high[0], self.high[1]]
+    }
+
     /// The four words of block `block`.
     pub(crate) fn block(&self, block: u64) -> [u32; 4] {
         let [low, high] = halves(block);

@@ -69,6 +69,11 @@ impl Sgd {
     }
 }
 
+/// [`Sgd::update`] as a function; no buffer where momentum is 0.
+pub fn update<T: Real>(rule: &Sgd, p: &mut [T], g: &mut [T], buffer: Option<&mut [T]>) {
+    rule.update(p, g, buffer.unwrap_or_default());
+}
+
 struct Update<'a, T> {
     p: &'a mut [T],
     g: &'a mut [T],

@@ -19,7 +19,7 @@ use crate::nn::{
     Activation, Dropout, Embedding, Init, LayerNorm, Linear, Module, Parameter, Visitor,
 };
 use crate::ops::{self, Attention, CrossEntropy};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, Device, Tensor};
 
 /// A linear layer, dropout, the residual sum and its norm: the end of both sub-layers.
 struct Output {
@@ -267,7 +267,7 @@ impl LanguageModel for Bert {
         let (_, t) = inputs.size()?;
         check_context("bert", t, self.sizes.max_position_embeddings)?;
         let _scope = self.scope.enter();
-        let mask = inputs.mask()?;
+        let mask = inputs.mask(self.words.weight.device())?;
         let mut x = self.embed(inputs, t)?;
         for layer in &self.layers {
             x = layer.forward(&x, mask.as_ref())?;
@@ -299,7 +299,7 @@ impl LanguageModel for Bert {
                 format!("targets {:?}, expected [{b}, {t}] as the ids", targets.shape()),
             ));
         }
-        let targets = targets.contiguous()?;
+        let targets = targets.to_device(Device::Cpu)?.contiguous()?;
         let counts = |target: &u32| *target != options.ignore_index;
         let all = targets.as_slice::<u32>()?;
         let mut places = Tensor::empty(all.iter().filter(|t| counts(t)).count(), DType::U32)?;
@@ -308,8 +308,9 @@ impl LanguageModel for Bert {
             *place = at as u32;
         }
         let hidden = self.hidden(inputs)?.reshape([b * t, self.sizes.hidden_size])?;
-        let logits = self.logits(&hidden.index_select(0, &places)?)?;
-        let targets = targets.reshape(b * t)?.index_select(0, &places)?;
+        let targets =
+            targets.reshape(b * t)?.index_select(0, &places)?.to_device(hidden.device())?;
+        let logits = self.logits(&hidden.index_select(0, &places.to_device(hidden.device())?)?)?;
         ops::cross_entropy(&logits, &targets, options)
     }
 

@@ -36,7 +36,7 @@ pub use tutorial::{RnnModel, TransformerModel};
 use crate::error::{Error, Result};
 use crate::nn::{KvCache, Module, RecurrentState, StateDict};
 use crate::ops::{self, CrossEntropy};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, Device, Tensor};
 
 /// A batch of texts as token ids. Rows are filled up to one length.
 #[derive(Clone, Copy)]
@@ -117,15 +117,15 @@ impl<'a> Inputs<'a> {
     }
 
     /// The mask for attention: `padding_mask`, or one made from `lengths`; `None` where all rows
-    /// are full.
-    pub(crate) fn mask(&self) -> Result<Option<Tensor>> {
+    /// are full. It lies on `device`.
+    pub(crate) fn mask(&self, device: Device) -> Result<Option<Tensor>> {
         let (b, t) = self.size()?;
         match (self.padding_mask, self.lengths) {
-            (Some(mask), _) => Ok(Some(mask.clone())),
+            (Some(mask), _) => mask.to_device(device).map(Some),
             (None, Some(lengths)) if lengths.iter().any(|&n| n < t) => {
                 let row = |&n: &usize| (0..t).map(move |at| u32::from(at >= n));
                 let mask: Vec<u32> = lengths.iter().flat_map(row).collect();
-                Tensor::from_slice(&mask, [b, t]).map(Some)
+                Tensor::from_slice(&mask, [b, t])?.to_device(device).map(Some)
             }
             _ => Ok(None),
         }
@@ -322,7 +322,9 @@ impl State {
             ));
         }
         if let (Memory::Recurrent(state), Some((_, h))) = (&mut self.memory, tensors.first()) {
-            *state = RecurrentState { h: h.detach(), c: tensors.get(1).map(|(_, c)| c.detach()) };
+            let device = state.h.device();
+            let c = tensors.get(1).map(|(_, c)| c.moved(device)).transpose()?;
+            *state = RecurrentState { h: h.moved(device)?, c };
         }
         self.seen = seen;
         Ok(())
@@ -338,7 +340,8 @@ pub(crate) fn at_positions(x: &Tensor, positions: impl Iterator<Item = usize>) -
         ));
     };
     let rows: Vec<u32> = positions.enumerate().map(|(row, at)| (row * t + at) as u32).collect();
-    x.reshape([b * t, c])?.index_select(0, &Tensor::from_slice(&rows, b)?)
+    let rows = Tensor::from_slice(&rows, b)?.to_device(x.device())?;
+    x.reshape([b * t, c])?.index_select(0, &rows)
 }
 
 /// Refuses a text that is longer than the model's positions.

@@ -17,7 +17,7 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use crate::error::{Error, Result};
 use crate::nn::StateDict;
-use crate::tensor::{DType, Tensor, for_any};
+use crate::tensor::{DType, Device, Tensor, for_any};
 
 #[cfg(target_endian = "big")]
 compile_error!("safetensors files are little-endian, and are copied as they are");
@@ -50,7 +50,7 @@ impl View for Contiguous {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        for_any!(self.0.dtype(), E => bytemuck::cast_slice(self.0.slice_ref::<E>()).into())
+        for_any!(self.0.dtype(), E => bytemuck::cast_slice(self.0.slice_ref::<&[E]>()).into())
     }
 
     fn data_len(&self) -> usize {
@@ -69,7 +69,7 @@ pub fn to_bytes(tensors: &[(String, Tensor)]) -> Result<Vec<u8>> {
         if !seen.insert(name.as_str()) {
             return Err(Error::Failed(format!("two tensors are called `{name}`")));
         }
-        views.push((name, Contiguous(tensor.packed()?)));
+        views.push((name, Contiguous(tensor.moved(Device::Cpu)?.packed()?)));
     }
     // Readers of the format look for this one entry; a second would come in any order.
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
@@ -148,7 +148,7 @@ pub fn from_bytes(bytes: &[u8], name: &str) -> Result<StateDict> {
         let mut tensor = Tensor::empty(view.shape(), dtype)?;
         for_any!(dtype, E => {
             // Bytes into elements: the file's data need not be aligned.
-            bytemuck::cast_slice_mut::<E, u8>(tensor.slice_mut::<E>()).copy_from_slice(view.data())
+            bytemuck::cast_slice_mut::<E, u8>(tensor.slice_mut::<&mut [E]>()).copy_from_slice(view.data())
         });
         tensors.push((key.to_owned(), tensor));
     }

@@ -4,8 +4,9 @@
 //! positions do not change, so they are kept: each step projects one new position and appends it.
 //! The buffers `[B, capacity, C]` are made once; appending writes rows in place, reading is a view.
 
+use crate::cpu::strided;
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Element, Tensor, for_any};
+use crate::tensor::{DType, Tensor, kernel_any};
 
 /// Keys and values of one attention layer.
 ///
@@ -63,8 +64,9 @@ impl KvCache {
     /// # Errors
     /// When a row does not exist.
     pub fn reorder(&mut self, rows: &Tensor) -> Result<()> {
-        self.keys = self.keys.index_select(0, rows)?;
-        self.values = self.values.index_select(0, rows)?;
+        let rows = rows.to_device(self.keys.device())?;
+        self.keys = self.keys.index_select(0, &rows)?;
+        self.values = self.values.index_select(0, &rows)?;
         Ok(())
     }
 
@@ -106,27 +108,29 @@ impl KvCache {
                 format!("{} positions and {t} more do not fit into {capacity}", self.len),
             ));
         }
-        for_any!(keys.dtype(), E => {
-            write_rows::<E>(&mut self.keys, keys, self.len)?;
-            write_rows::<E>(&mut self.values, values, self.len)?;
-        });
+        if self.keys.device() != keys.device() {
+            // The first keys decide where the cache lives.
+            self.keys = self.keys.moved(keys.device())?;
+            self.values = self.values.moved(keys.device())?;
+        }
+        write_rows(&mut self.keys, keys, self.len)?;
+        write_rows(&mut self.values, values, self.len)?;
         self.len += t;
         Ok((self.keys.narrow(1, 0, self.len)?, self.values.narrow(1, 0, self.len)?))
     }
 }
 
 /// Copies `rows` `[B, T, C]` to the positions from `start` on of `into` `[B, capacity, C]`.
-fn write_rows<E: Element>(into: &mut Tensor, rows: &Tensor, start: usize) -> Result<()> {
-    let (capacity, width, t) = (into.shape()[1], into.shape()[2], rows.shape()[1]);
+fn write_rows(into: &mut Tensor, rows: &Tensor, start: usize) -> Result<()> {
     if rows.numel() == 0 {
         return Ok(());
     }
     let rows = rows.packed()?;
-    let from: &[E] = rows.slice_ref();
-    let whole = into.make_mut::<E>()?;
-    for (row, block) in from.chunks_exact(t * width).enumerate() {
-        whole[(row * capacity + start) * width..][..t * width].copy_from_slice(block);
-    }
+    into.own()?;
+    let place = into.layout().slice(1, start, rows.shape()[1], 1);
+    kernel_any!(rows, E => strided::scatter::<E>(
+        into.slice_mut_from(place.offset), &place.strides, rows.slice_ref(), &place.shape
+    ));
     Ok(())
 }
 

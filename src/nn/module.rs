@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard};
 
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Dims, Tensor, Tracked};
+use crate::tensor::{DType, Device, Dims, Tensor, Tracked};
 
 /// A trainable (or frozen) weight.
 ///
@@ -83,6 +83,24 @@ impl Parameter {
         self.value().dtype()
     }
 
+    /// Where the value lives.
+    pub fn device(&self) -> Device {
+        self.value().device()
+    }
+
+    /// Moves the value to `device`; the gradient collected so far is dropped.
+    ///
+    /// # Errors
+    /// When the device is not there or is full.
+    pub fn to_device(&self, device: Device) -> Result<()> {
+        if device != self.device() {
+            self.set_grad(None);
+            let mut mine = self.value();
+            *mine = mine.moved(device)?;
+        }
+        Ok(())
+    }
+
     /// Whether training changes this parameter.
     pub fn requires_grad(&self) -> bool {
         self.trainable.load(Relaxed)
@@ -130,6 +148,7 @@ impl Parameter {
         }
         let dtype = mine.dtype();
         // A copy even where the dtype fits: the caller's tensor stays the caller's.
+        let value = value.moved(mine.device())?;
         *mine = if value.dtype() == dtype { value.copy()? } else { value.cast(dtype)? };
         Ok(())
     }
@@ -149,11 +168,22 @@ impl Parameter {
         Ok(())
     }
 
+    /// Changes the value in place, wherever it lives, without a copy while nobody else holds it. `f` must not
+    /// touch this parameter.
+    ///
+    /// # Errors
+    /// Those of `f`, and when memory for a copy cannot be had.
+    pub(crate) fn change<R>(&self, f: impl FnOnce(&mut Tensor) -> Result<R>) -> Result<R> {
+        let mut mine = self.value();
+        mine.own()?;
+        f(&mut mine)
+    }
+
     /// Changes the `f32` value in place, without a copy while nobody else holds it. `f` must not
     /// touch this parameter.
     ///
     /// # Errors
-    /// When the parameter is not `f32`, or memory for a copy cannot be had.
+    /// When the parameter is not `f32` in main memory, or memory for a copy cannot be had.
     pub fn update<R>(&self, f: impl FnOnce(&mut [f32]) -> R) -> Result<R> {
         Ok(f(self.value().make_mut::<f32>()?))
     }
@@ -299,6 +329,20 @@ pub trait Module: Send + Sync {
         self.for_each_parameter(&mut |_, p| {
             if result.is_ok() {
                 result = p.convert(dtype);
+            }
+        });
+        result
+    }
+
+    /// Moves every parameter to `device`.
+    ///
+    /// # Errors
+    /// When the device is not there or is full.
+    fn to_device(&self, device: Device) -> Result<()> {
+        let mut result = Ok(());
+        self.for_each_parameter(&mut |_, p| {
+            if result.is_ok() {
+                result = p.to_device(device);
             }
         });
         result

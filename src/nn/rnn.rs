@@ -24,7 +24,7 @@ use super::{Dropout, Init, Module, Parameter, Visitor};
 use crate::autograd::Scope;
 use crate::error::{Error, Result};
 use crate::ops::{self, Nonlinearity};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{Device, Tensor};
 
 /// Which recurrence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -218,17 +218,17 @@ impl Recurrent {
         &self.options
     }
 
-    /// A state of zeros for `batch` rows, in the dtype of the weights.
+    /// A state of zeros for `batch` rows, in the dtype and on the device of the weights.
     ///
     /// # Errors
     /// When memory cannot be had.
     pub fn zero_state(&self, batch: usize) -> Result<RecurrentState> {
         let shape = [self.directions.len(), batch, self.hidden_size];
-        let dtype = self.directions[0].weight_hh.dtype();
+        let weight = self.directions[0].weight_hh.data();
         let cell = self.kind == RecurrentKind::Lstm;
         Ok(RecurrentState {
-            h: Tensor::zeros(shape, dtype)?,
-            c: cell.then(|| Tensor::zeros(shape, dtype)).transpose()?,
+            h: weight.new_full(shape, 0.0)?,
+            c: cell.then(|| weight.new_full(shape, 0.0)).transpose()?,
         })
     }
 
@@ -270,7 +270,7 @@ impl Recurrent {
         lengths: Option<&[usize]>,
     ) -> Result<(Tensor, RecurrentState)> {
         let (t, b) = (x.shape()[0], x.shape()[1]);
-        let ragged = Ragged::new(lengths, t, b)?;
+        let ragged = Ragged::new(lengths, t, b, x.device())?;
         let zeros;
         let state = match state {
             Some(state) => {
@@ -351,7 +351,7 @@ impl Recurrent {
         };
         let mut gx = if direction.reverse { ragged.turn(&gx)? } else { gx };
         if self.kind == RecurrentKind::Lstm {
-            gx = ops::where_(&ragged.past_end, &self.standing_still(gx.dtype())?, &gx)?;
+            gx = ops::where_(&ragged.past_end, &self.standing_still(&gx)?, &gx)?;
         }
         let (y, _, c) = step(&gx, false)?;
         let h = ragged.last_steps(&y)?;
@@ -383,12 +383,12 @@ impl Recurrent {
     }
 
     /// Gate inputs `[4·H]` under which an LSTM's c does not move: i = 0, f = 1.
-    fn standing_still(&self, dtype: DType) -> Result<Tensor> {
+    fn standing_still(&self, gx: &Tensor) -> Result<Tensor> {
         let h = self.hidden_size;
         let mut gates = vec![0.0f32; 4 * h];
         gates[..h].fill(-1e4);
         gates[h..2 * h].fill(1e4);
-        Tensor::from_slice(&gates, 4 * h)?.to_dtype(dtype)
+        Tensor::from_slice(&gates, 4 * h)?.to_dtype(gx.dtype())?.to_device(gx.device())
     }
 }
 
@@ -420,7 +420,12 @@ struct Ragged {
 impl Ragged {
     /// `None` where all rows are full.
     #[track_caller]
-    fn new(lengths: Option<&[usize]>, t: usize, b: usize) -> Result<Option<Ragged>> {
+    fn new(
+        lengths: Option<&[usize]>,
+        t: usize,
+        b: usize,
+        device: Device,
+    ) -> Result<Option<Ragged>> {
         let Some(lengths) = lengths else { return Ok(None) };
         if lengths.len() != b || lengths.iter().any(|&n| n == 0 || n > t) {
             return Err(Error::op(
@@ -445,9 +450,9 @@ impl Ragged {
         Ok(Some(Ragged {
             steps: t,
             batch: b,
-            turned: Tensor::from_slice(&turned, t * b)?,
-            last: Tensor::from_slice(&last, b)?,
-            past_end: Tensor::from_slice(&past_end, [t, b, 1])?,
+            turned: Tensor::from_slice(&turned, t * b)?.to_device(device)?,
+            last: Tensor::from_slice(&last, b)?.to_device(device)?,
+            past_end: Tensor::from_slice(&past_end, [t, b, 1])?.to_device(device)?,
         }))
     }
 

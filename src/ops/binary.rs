@@ -15,7 +15,7 @@ use super::{grads, same_dtype};
 use crate::autograd::{Context, Grads, record};
 use crate::cpu::binary::{self, Binary};
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Tensor, broadcast_shapes, for_float};
+use crate::tensor::{DType, Tensor, broadcast_shapes, kernel};
 
 #[track_caller]
 fn apply(
@@ -40,9 +40,9 @@ fn apply(
             ),
         ));
     };
-    let mut y = Tensor::empty(&shape, a.dtype())?;
+    let mut y = a.new_empty(&shape)?;
     let (wide_a, wide_b) = (a.layout().expand(&shape), b.layout().expand(&shape));
-    for_float!(name, a.dtype(), T => binary::forward::<T>(
+    kernel!(name, a, T => binary::forward::<T>(
         op, y.slice_mut(), a.strided_ref(), &wide_a.strides, b.strided_ref(), &wide_b.strides, &shape
     ));
     let inputs = [a, b];
@@ -73,9 +73,9 @@ fn undo(op: Binary, mut ctx: Context, dy: Tensor) -> Result<Grads> {
     let (a, b, dy) = (ctx.take(0)?, ctx.take(1)?, dy.packed()?);
     let shape = dy.shape();
     let (wide_a, wide_b) = (a.layout().expand(shape), b.layout().expand(shape));
-    let fresh = |needed: bool| needed.then(|| Tensor::empty(shape, dy.dtype())).transpose();
+    let fresh = |needed: bool| needed.then(|| dy.new_empty(shape)).transpose();
     let (mut da, mut db) = (fresh(ctx.needs[0])?, fresh(ctx.needs[1])?);
-    for_float!("backward", dy.dtype(), T => binary::backward::<T>(
+    kernel!("backward", dy, T => binary::backward::<T>(
         op,
         da.as_mut().map(|t| t.slice_mut()),
         db.as_mut().map(|t| t.slice_mut()),

@@ -8,7 +8,7 @@ use super::{expect_shape, expect_untracked, one, same_dtype};
 use crate::autograd::record;
 use crate::cpu::bce_with_logits;
 use crate::error::Result;
-use crate::tensor::{DType, Tensor, for_float};
+use crate::tensor::{DType, Tensor, kernel};
 
 /// The mean binary cross-entropy of logits `x` `[…, C]` and targets `t` of the same shape; `pos_weight`
 /// `[C]` weighs the positive class of each column. A scalar, in nats. `t` gets no gradient.
@@ -38,8 +38,8 @@ pub fn binary_cross_entropy_with_logits(
     }
     let (x_packed, t_packed) = (x.packed()?, t.packed()?);
     let weight = pos_weight.map(Tensor::packed).transpose()?;
-    let mut losses = Tensor::empty(x.shape(), x.dtype())?;
-    for_float!(OP, x.dtype(), T => bce_with_logits::forward::<T>(
+    let mut losses = x.new_empty(x.shape())?;
+    kernel!(OP, x, T => bce_with_logits::forward::<T>(
         losses.slice_mut(), x_packed.slice_ref(), t_packed.slice_ref(),
         weight.as_ref().map(|w| w.slice_ref()), x.numel(), cols
     ));
@@ -52,8 +52,8 @@ pub fn binary_cross_entropy_with_logits(
             let (x, t, weight) = (ctx.take(0)?, ctx.take(1)?, ctx.take_option(2));
             let (_, cols) = super::rows_and_cols(x.shape());
             let share = dy.mul_scalar(1.0 / x.numel() as f64)?.expand(x.shape())?.packed()?;
-            let mut dx = Tensor::empty(x.shape(), x.dtype())?;
-            for_float!("bce", x.dtype(), T => bce_with_logits::backward::<T>(
+            let mut dx = x.new_empty(x.shape())?;
+            kernel!("bce", x, T => bce_with_logits::backward::<T>(
                 dx.slice_mut(), share.slice_ref(), x.slice_ref(), t.slice_ref(),
                 weight.as_ref().map(|w| w.slice_ref()), x.numel(), cols
             ));

@@ -6,7 +6,7 @@
 use super::one;
 use super::registry::{Entry, ErrorCase, Input, Sample};
 use crate::autograd::record;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::tensor::{DType, Device, Tensor};
 
 impl Tensor {
@@ -47,11 +47,22 @@ impl Tensor {
     /// When the device is not there.
     #[track_caller]
     pub fn to_device(&self, device: Device) -> Result<Tensor> {
-        match device {
-            Device::Cpu => Ok(self.clone()),
-            #[allow(unreachable_patterns)]
-            other => Err(Error::op("to_device", format!("this build has no device {other}"))),
+        if device == self.device() {
+            return Ok(self.clone());
         }
+        let y = self.moved(device)?;
+        record("to_device", &[self])
+            .ints(&[match self.device() {
+                Device::Cpu => 0,
+                Device::Cuda(number) => number + 1,
+            }])
+            .backward(|ctx, dy| {
+                one(dy.moved(match ctx.ints[0] {
+                    0 => Device::Cpu,
+                    number => Device::Cuda(number - 1),
+                })?)
+            })
+            .output(y)
     }
 }
 

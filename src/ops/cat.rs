@@ -10,7 +10,7 @@ use super::same_dtype;
 use crate::autograd::record;
 use crate::cpu::strided;
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Dims, Tensor, for_any};
+use crate::tensor::{DType, Dims, Tensor, kernel_any};
 
 /// The tensors one after the other along axis `dim`; all other sizes must agree.
 ///
@@ -40,15 +40,15 @@ pub fn cat(tensors: &[&Tensor], dim: isize) -> Result<Tensor> {
         }
         shape[axis] += x.shape()[axis];
     }
-    let mut y = Tensor::empty(&shape, first.dtype())?;
+    let mut y = first.new_empty(&shape)?;
     let mut start = 0;
     for x in tensors {
         let place = y.layout().slice(axis, start, x.shape()[axis], 1);
         start += x.shape()[axis];
         if x.numel() > 0 {
             let x = x.packed()?;
-            for_any!(x.dtype(), E => strided::scatter::<E>(
-                &mut y.slice_mut()[place.offset..], &place.strides, x.slice_ref(), &place.shape
+            kernel_any!(x, E => strided::scatter::<E>(
+                y.slice_mut_from(place.offset), &place.strides, x.slice_ref(), &place.shape
             ));
         }
     }

@@ -7,12 +7,14 @@
 //! w′ the smoothed target weights; where nobody else holds the logits it is written over them.
 
 use super::registry::{Entry, ErrorCase, Input, Sample};
-use super::{expect_shape, expect_u32, expect_untracked, one, rows_and_cols, same_dtype};
+use super::{
+    expect_shape, expect_u32, expect_untracked, one, rows_and_cols, same_device, same_dtype,
+};
 use crate::autograd::record;
-use crate::cpu::cross_entropy::{self, Options};
+use crate::cpu::cross_entropy;
 use crate::cpu::reduce::{self, Reduce};
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Tensor, for_float};
+use crate::tensor::{DType, Device, Tensor, kernel};
 
 /// What becomes of the losses of the rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,6 +68,7 @@ const REDUCTIONS: [Reduction; 3] = [Reduction::Mean, Reduction::Sum, Reduction::
 #[track_caller]
 pub fn cross_entropy(logits: &Tensor, targets: &Tensor, options: &CrossEntropy) -> Result<Tensor> {
     expect_u32("cross_entropy", "targets", targets)?;
+    same_device("cross_entropy", logits, targets)?;
     if logits.dtype().is_half() {
         let mut options = options.clone();
         if let Some(weight) = options.weight.take() {
@@ -92,21 +95,26 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor, options: &CrossEntropy) 
         expect_untracked("cross_entropy", "the class weights", weight)?;
     }
     let (x, t) = (logits.packed()?, targets.packed()?);
+    // On a GPU the kernel looks at the targets itself.
+    let ids: &[u32] = if t.device() == Device::Cpu { t.slice_ref() } else { &[] };
     let bad = |&&id: &&u32| id as usize >= classes && id != options.ignore_index;
-    if let Some(id) = t.slice_ref::<u32>().iter().find(bad) {
+    if let Some(id) = ids.iter().find(bad) {
         return Err(Error::op(
             "cross_entropy",
             format!("target {id} is not below {classes} classes"),
         ));
     }
-    let dtype = logits.dtype();
-    let mut losses = Tensor::empty(targets.shape(), dtype)?;
-    let mut counted = Tensor::empty(rows, dtype)?;
-    let mut lse = Tensor::empty(rows, dtype)?;
+    let mut losses = x.new_empty(targets.shape())?;
+    let mut counted = x.new_empty(rows)?;
+    let mut lse = x.new_empty(rows)?;
     let weight = options.weight.as_ref().map(Tensor::packed).transpose()?;
-    for_float!("cross_entropy", dtype, T => cross_entropy::forward::<T>(
+    kernel!("cross_entropy", x, T => cross_entropy::forward::<T>(
         losses.slice_mut(), counted.slice_mut(), lse.slice_mut(), x.slice_ref(), t.slice_ref(), rows, classes,
-        &kernel_options(options.ignore_index, options.label_smoothing, weight.as_ref())
+        &cross_entropy::Options {
+            ignore_index: options.ignore_index,
+            label_smoothing: options.label_smoothing,
+            class_weights: weight.as_ref().map(|w| w.slice_ref()),
+        }
     ));
     let total_weight = total(&counted)?.item()?;
     let y = match options.reduction {
@@ -131,16 +139,21 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor, options: &CrossEntropy) 
                 Reduction::None => dy.packed()?,
             };
             let ignore_index = ctx.ints[0] as u32;
-            for_float!("cross_entropy", x.dtype(), T => {
-                let options = kernel_options(ignore_index, ctx.floats[0], weight.as_ref());
-                let (lse, t, scale): (&[T], &[u32], &[T]) =
-                    (lse.slice_ref(), t.slice_ref(), scale.slice_ref());
+            kernel!("cross_entropy", x, T => {
+                let options = cross_entropy::Options {
+                    ignore_index,
+                    label_smoothing: ctx.floats[0],
+                    class_weights: weight.as_ref().map(|w| w.slice_ref()),
+                };
+                let (lse, t, scale) = (lse.slice_ref(), t.slice_ref(), scale.slice_ref());
                 if x.is_owned() {
                     let both = x.slice_mut();
-                    cross_entropy::backward_in_place(both, lse, t, rows, classes, scale, &options);
+                    cross_entropy::backward_in_place::<T>(
+                        both, lse, t, rows, classes, scale, &options
+                    );
                 } else {
-                    let mut dx = Tensor::empty(x.shape(), x.dtype())?;
-                    cross_entropy::backward(
+                    let mut dx = x.new_empty(x.shape())?;
+                    cross_entropy::backward::<T>(
                         dx.slice_mut(), lse, x.slice_ref(), t, rows, classes, scale, &options
                     );
                     x = dx;
@@ -151,18 +164,10 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor, options: &CrossEntropy) 
         .output(y)
 }
 
-fn kernel_options<T: crate::tensor::Element>(
-    ignore_index: u32,
-    label_smoothing: f64,
-    weight: Option<&Tensor>,
-) -> Options<'_, T> {
-    Options { ignore_index, label_smoothing, class_weights: weight.map(|w| w.slice_ref()) }
-}
-
 /// The sum of all elements, without history.
 fn total(x: &Tensor) -> Result<Tensor> {
-    let mut sum = Tensor::empty((), x.dtype())?;
-    for_float!("sum", x.dtype(), T => reduce::forward::<T>(
+    let mut sum = x.new_empty(())?;
+    kernel!("sum", x, T => reduce::forward::<T>(
         Reduce::Sum, sum.slice_mut(), None, x.slice_ref(), 1, x.numel(), 1
     ));
     Ok(sum)

@@ -9,7 +9,7 @@ use crate::autograd::record;
 use crate::cpu::dropout;
 use crate::cpu::philox::Key;
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Tensor, for_float};
+use crate::tensor::{DType, Tensor, kernel};
 
 /// The key as numbers that a record can keep, whatever the width of `usize`.
 pub(super) fn key_to_ints(key: Key) -> [usize; 6] {
@@ -36,8 +36,8 @@ pub fn dropout(x: &Tensor, p: f64, key: Key) -> Result<Tensor> {
         return dropout(&x.to_dtype(DType::F32)?, p, key)?.to_dtype(x.dtype());
     }
     let x_packed = x.packed()?;
-    let mut y = Tensor::empty(x.shape(), x.dtype())?;
-    for_float!("dropout", x.dtype(), T => {
+    let mut y = x.new_empty(x.shape())?;
+    kernel!("dropout", x, T => {
         dropout::forward::<T>(y.slice_mut(), x_packed.slice_ref(), p, key)
     });
     record("dropout", &[x])
@@ -46,8 +46,8 @@ pub fn dropout(x: &Tensor, p: f64, key: Key) -> Result<Tensor> {
         .flops(x.numel() as u64)
         .backward(|ctx, dy| {
             let (p, key, dy) = (ctx.floats[0], key_from_ints(&ctx.ints), dy.packed()?);
-            let mut dx = Tensor::empty(dy.shape(), dy.dtype())?;
-            for_float!("dropout", dy.dtype(), T => {
+            let mut dx = dy.new_empty(dy.shape())?;
+            kernel!("dropout", dy, T => {
                 dropout::backward::<T>(dx.slice_mut(), dy.slice_ref(), p, key)
             });
             one(dx)

@@ -4,15 +4,19 @@
 //! the order of the tokens: the same bits at any thread count. The gradient is dense.
 
 use super::registry::{Entry, ErrorCase, Input, Sample};
-use super::{expect_u32, one};
+use super::{expect_u32, one, same_device};
 use crate::autograd::record;
 use crate::cpu::{embedding, reduce};
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Dims, Tensor, for_any, for_float};
+use crate::tensor::{DType, Device, Dims, Tensor, kernel, kernel_any};
 
-/// Refuses ids that a table of `rows` rows does not have.
+/// Refuses ids that a table of `rows` rows does not have. On a GPU the kernels look at the ids
+/// themselves, and the error comes with the next number that is read from there.
 #[track_caller]
 pub(super) fn check_ids(op: &'static str, ids: &Tensor, rows: usize) -> Result<()> {
+    if ids.device() != Device::Cpu {
+        return Ok(());
+    }
     match reduce::max_u32(ids.slice_ref()) {
         Some(most) if most as usize >= rows => {
             Err(Error::op(op, format!("id {most} is not below {rows}, the number of rows")))
@@ -28,6 +32,7 @@ pub(super) fn check_ids(op: &'static str, ids: &Tensor, rows: usize) -> Result<(
 #[track_caller]
 pub fn embedding(weight: &Tensor, ids: &Tensor) -> Result<Tensor> {
     expect_u32("embedding", "ids", ids)?;
+    same_device("embedding", weight, ids)?;
     let &[vocab, width] = weight.shape() else {
         return Err(Error::op("embedding", format!("weight {:?} is not a matrix", weight.shape())));
     };
@@ -36,8 +41,8 @@ pub fn embedding(weight: &Tensor, ids: &Tensor) -> Result<Tensor> {
     let w = weight.packed()?;
     let mut shape = Dims::from_slice(ids.shape());
     shape.push(width);
-    let mut y = Tensor::empty(&shape, weight.dtype())?;
-    for_any!(weight.dtype(), E => {
+    let mut y = weight.new_empty(&shape)?;
+    kernel_any!(weight, E => {
         embedding::forward::<E>(y.slice_mut(), w.slice_ref(), ids.slice_ref(), width)
     });
     record("embedding", &[weight])
@@ -56,8 +61,8 @@ pub fn embedding(weight: &Tensor, ids: &Tensor) -> Result<Tensor> {
 }
 
 fn backward(dy: &Tensor, ids: &Tensor, vocab: usize, width: usize) -> Result<Tensor> {
-    let mut dw = Tensor::empty([vocab, width], dy.dtype())?;
-    for_float!("embedding", dy.dtype(), T => embedding::backward::<T>(
+    let mut dw = dy.new_empty([vocab, width])?;
+    kernel!("embedding", dy, T => embedding::backward::<T>(
         dw.slice_mut(), dy.slice_ref(), ids.slice_ref(), vocab, width
     ));
     Ok(dw)

@@ -15,7 +15,7 @@ use super::rnn::{check_sequence, last_state, sequence_errors, sequence_samples};
 use crate::autograd::record;
 use crate::cpu::gru;
 use crate::error::Result;
-use crate::tensor::{Tensor, for_float};
+use crate::tensor::{Tensor, kernel};
 
 /// Runs the recurrence over `gx` `[T, B, 3·H]` (`x W_ihᵀ + b_ih`) from `h0` `[B, H]`, backwards in time
 /// where `reverse`: `(y [T, B, H], h_n [B, H])`. `w_hh` is `[3·H, H]`, `b_hh` `[3·H]`.
@@ -33,10 +33,10 @@ pub fn gru_sequence(
     let (t, b, h) = check_sequence("gru_sequence", 3, gx, w_hh, b_hh, &[("h0", h0)])?;
     let (x, w, start) = (gx.packed()?, w_hh.packed()?, h0.packed()?);
     let bias = b_hh.map(Tensor::packed).transpose()?;
-    let mut y = Tensor::empty([t, b, h], gx.dtype())?;
+    let mut y = gx.new_empty([t, b, h])?;
     // r, z, n and, for the way back, a_n.
-    let mut gates = Tensor::empty([t, b, 4 * h], gx.dtype())?;
-    for_float!("gru_sequence", gx.dtype(), T => gru::forward::<T>(
+    let mut gates = gx.new_empty([t, b, 4 * h])?;
+    kernel!("gru_sequence", gx, T => gru::forward::<T>(
         y.slice_mut(), gates.slice_mut(), x.slice_ref(), w.slice_ref(),
         bias.as_ref().map(|b| b.slice_ref()), start.slice_ref(), t, b, h, reverse
     ));
@@ -50,15 +50,14 @@ pub fn gru_sequence(
         .backward_many(|mut ctx, mut douts| {
             let (y, gates, w, start) = (ctx.take(0)?, ctx.take(1)?, ctx.take(2)?, ctx.take(3)?);
             let [t, b, h] = [ctx.ints[0], ctx.ints[1], ctx.ints[2]];
-            let dtype = y.dtype();
             let mut arrived = |i: usize| douts[i].take().map(|d| d.packed()).transpose();
             let (dy, dh_n) = (arrived(0)?, arrived(1)?);
-            let mut dgx = Tensor::empty([t, b, 3 * h], dtype)?;
-            let mut dw = Tensor::empty([3 * h, h], dtype)?;
-            let mut dh0 = Tensor::empty([b, h], dtype)?;
+            let mut dgx = y.new_empty([t, b, 3 * h])?;
+            let mut dw = y.new_empty([3 * h, h])?;
+            let mut dh0 = y.new_empty([b, h])?;
             let biased = ctx.needs.len() == 4;
-            let mut db = biased.then(|| Tensor::empty(3 * h, dtype)).transpose()?;
-            for_float!("gru_sequence", dtype, T => gru::backward::<T>(
+            let mut db = biased.then(|| y.new_empty(3 * h)).transpose()?;
+            kernel!("gru_sequence", y, T => gru::backward::<T>(
                 dgx.slice_mut(), dw.slice_mut(), db.as_mut().map(|t| t.slice_mut()), dh0.slice_mut(),
                 dy.as_ref().map(|t| t.slice_ref()), dh_n.as_ref().map(|t| t.slice_ref()),
                 y.slice_ref(), gates.slice_ref(), w.slice_ref(), start.slice_ref(), t, b, h, ctx.ints[3] == 1

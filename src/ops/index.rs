@@ -10,11 +10,11 @@
 
 use super::embedding::check_ids;
 use super::registry::{Entry, ErrorCase, Input, Sample};
-use super::{around, expect_u32, grads, one_summed, same_dtype};
+use super::{around, expect_u32, grads, one_summed, same_device, same_dtype};
 use crate::autograd::record;
 use crate::cpu::index;
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Dims, Tensor, for_any, for_float};
+use crate::tensor::{DType, Dims, Tensor, kernel, kernel_any};
 
 /// Refuses ids whose shape differs from `x` elsewhere than on `axis`.
 #[track_caller]
@@ -38,9 +38,9 @@ fn same_but_axis(op: &'static str, x: &Tensor, ids: &Tensor, axis: usize) -> Res
 fn pick(x: &Tensor, ids: &Tensor, axis: usize) -> Result<Tensor> {
     let (outer, n, inner) = around(x.shape(), axis);
     let x = x.packed()?;
-    let mut y = Tensor::empty(ids.shape(), x.dtype())?;
+    let mut y = x.new_empty(ids.shape())?;
     let m = ids.shape()[axis];
-    for_any!(x.dtype(), E => {
+    kernel_any!(x, E => {
         index::gather::<E>(y.slice_mut(), x.slice_ref(), ids.slice_ref(), outer, n, m, inner)
     });
     Ok(y)
@@ -54,6 +54,7 @@ impl Tensor {
     #[track_caller]
     pub fn index_select(&self, dim: isize, ids: &Tensor) -> Result<Tensor> {
         expect_u32("index_select", "ids", ids)?;
+        same_device("index_select", self, ids)?;
         let axis = self.axis("index_select", dim)?;
         if ids.rank() != 1 {
             return Err(Error::op(
@@ -66,8 +67,8 @@ impl Tensor {
         check_ids("index_select", &ids, n)?;
         let mut shape = Dims::from_slice(self.shape());
         shape[axis] = ids.numel();
-        let mut y = Tensor::empty(&shape, self.dtype())?;
-        for_any!(self.dtype(), E => {
+        let mut y = self.new_empty(&shape)?;
+        kernel_any!(self, E => {
             index::index_select::<E>(y.slice_mut(), x.slice_ref(), ids.slice_ref(), outer, n, inner)
         });
         record("index_select", &[self])
@@ -78,8 +79,8 @@ impl Tensor {
                 let ids = ctx.take(0)?;
                 let [outer, n, inner] = [ctx.ints[0], ctx.ints[1], ctx.ints[2]];
                 one_summed(dy, |dy| {
-                    let mut dx = Tensor::zeros(&ctx.ints[3..], dy.dtype())?;
-                    for_float!("index_select", dy.dtype(), T => index::index_add::<T>(
+                    let mut dx = dy.new_full(&ctx.ints[3..], 0.0)?;
+                    kernel!("index_select", dy, T => index::index_add::<T>(
                         dx.slice_mut(), dy.slice_ref(), ids.slice_ref(), outer, n, inner
                     ));
                     Ok(dx)
@@ -96,6 +97,7 @@ impl Tensor {
     #[track_caller]
     pub fn gather(&self, dim: isize, ids: &Tensor) -> Result<Tensor> {
         expect_u32("gather", "ids", ids)?;
+        same_device("gather", self, ids)?;
         let axis = self.axis("gather", dim)?;
         same_but_axis("gather", self, ids, axis)?;
         let ids = ids.packed()?;
@@ -110,8 +112,8 @@ impl Tensor {
                 let (outer, n, inner) = around(shape, axis);
                 let m = ids.shape()[axis];
                 one_summed(dy, |dy| {
-                    let mut dx = Tensor::zeros(shape, dy.dtype())?;
-                    for_float!("gather", dy.dtype(), T => index::scatter_add::<T>(
+                    let mut dx = dy.new_full(shape, 0.0)?;
+                    kernel!("gather", dy, T => index::scatter_add::<T>(
                         dx.slice_mut(), dy.slice_ref(), ids.slice_ref(), outer, n, m, inner
                     ));
                     Ok(dx)
@@ -128,6 +130,7 @@ impl Tensor {
     #[track_caller]
     pub fn scatter_add(&self, dim: isize, ids: &Tensor, src: &Tensor) -> Result<Tensor> {
         expect_u32("scatter_add", "ids", ids)?;
+        same_device("scatter_add", self, ids)?;
         same_dtype("scatter_add", self, src)?;
         let axis = self.axis("scatter_add", dim)?;
         same_but_axis("scatter_add", self, ids, axis)?;
@@ -141,7 +144,7 @@ impl Tensor {
         check_ids("scatter_add", &ids, n)?;
         let mut y = self.copy()?;
         let m = ids.shape()[axis];
-        for_float!("scatter_add", self.dtype(), T => index::scatter_add::<T>(
+        kernel!("scatter_add", self, T => index::scatter_add::<T>(
             y.slice_mut(), added.slice_ref(), ids.slice_ref(), outer, n, m, inner
         ));
         record("scatter_add", &[self, src])

@@ -14,7 +14,7 @@ use super::{expect_shape, rows_and_cols, same_dtype};
 use crate::autograd::record;
 use crate::cpu::layer_norm;
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Tensor, for_float};
+use crate::tensor::{DType, Tensor, kernel};
 
 /// Normalises the last axis of `x` `[…, C]`; `weight` and `bias` are `[C]`.
 ///
@@ -46,10 +46,10 @@ pub fn layer_norm(
     let x_packed = x.packed()?;
     let w = weight.map(Tensor::packed).transpose()?;
     let b = bias.map(Tensor::packed).transpose()?;
-    let mut y = Tensor::empty(x.shape(), x.dtype())?;
-    let mut mean = Tensor::empty(rows, x.dtype())?;
-    let mut rstd = Tensor::empty(rows, x.dtype())?;
-    for_float!("layer_norm", x.dtype(), T => layer_norm::forward::<T>(
+    let mut y = x.new_empty(x.shape())?;
+    let mut mean = x.new_empty(rows)?;
+    let mut rstd = x.new_empty(rows)?;
+    kernel!("layer_norm", x, T => layer_norm::forward::<T>(
         y.slice_mut(), mean.slice_mut(), rstd.slice_mut(),
         x_packed.slice_ref(), w.as_ref().map(|w| w.slice_ref()), b.as_ref().map(|b| b.slice_ref()),
         rows, cols, eps
@@ -66,11 +66,11 @@ pub fn layer_norm(
             let w = ctx.take_option(3);
             let (rows, cols) = rows_and_cols(x.shape());
             let fresh = |there: usize| {
-                (there == 1).then(|| Tensor::empty(cols, dy.dtype())).transpose()
+                (there == 1).then(|| dy.new_empty(cols)).transpose()
             };
             let (mut dw, mut db) = (fresh(ctx.ints[0])?, fresh(ctx.ints[1])?);
-            let mut dx = Tensor::empty(x.shape(), x.dtype())?;
-            for_float!("layer_norm", dy.dtype(), T => layer_norm::backward::<T>(
+            let mut dx = x.new_empty(x.shape())?;
+            kernel!("layer_norm", dy, T => layer_norm::backward::<T>(
                 dx.slice_mut(), dw.as_mut().map(|t| t.slice_mut()), db.as_mut().map(|t| t.slice_mut()),
                 dy.slice_ref(), x.slice_ref(), w.as_ref().map(|w| w.slice_ref()),
                 mean.slice_ref(), rstd.slice_ref(), rows, cols

@@ -14,16 +14,20 @@ use crate::autograd::record;
 use crate::cpu::gemm::{self, Epilogue, Mat};
 use crate::cpu::reduce::{self, Reduce};
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Dims, Tensor, for_float};
+use crate::tensor::{DType, Dims, Tensor, kernel};
 
-/// A row-major matrix, read as it is.
-fn plain<T>(data: &[T], cols: usize) -> Mat<'_, T> {
-    Mat { data, row_stride: cols, col_stride: 1 }
+/// A row-major matrix with `$cols` columns, read as it is.
+macro_rules! plain {
+    ($x:expr, $cols:expr) => {
+        Mat { data: $x.slice_ref(), row_stride: $cols, col_stride: 1 }
+    };
 }
 
-/// A row-major matrix with `cols` columns, read as its transpose.
-fn flipped<T>(data: &[T], cols: usize) -> Mat<'_, T> {
-    Mat { data, row_stride: 1, col_stride: cols }
+/// A row-major matrix with `$cols` columns, read as its transpose.
+macro_rules! flipped {
+    ($x:expr, $cols:expr) => {
+        Mat { data: $x.slice_ref(), row_stride: 1, col_stride: $cols }
+    };
 }
 
 /// `x Wᵀ + b`: x `[…, in]`, weight `[out, in]`, bias `[out]`.
@@ -59,10 +63,10 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     let (rows, _) = rows_and_cols(x.shape());
     let mut shape = Dims::from_slice(x.shape());
     shape[x.rank() - 1] = out;
-    let mut y = Tensor::empty(&shape, x.dtype())?;
-    for_float!("linear", x.dtype(), T => {
+    let mut y = x.new_empty(&shape)?;
+    kernel!("linear", x, T => {
         let epilogue = bias_packed.as_ref().map_or(Epilogue::None, |b| Epilogue::Bias(b.slice_ref()));
-        let (x, w) = (plain(x_packed.slice_ref::<T>(), inner), flipped(w.slice_ref(), inner));
+        let (x, w) = (plain!(x_packed, inner), flipped!(w, inner));
         gemm::gemm::<T>(y.slice_mut(), out, x, w, rows, out, inner, false, epilogue)
     });
     let mut inputs: smallvec::SmallVec<[&Tensor; 3]> = smallvec::smallvec![x, weight];
@@ -75,23 +79,22 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
             let (out, inner) = (w.shape()[0], w.shape()[1]);
             let (rows, _) = rows_and_cols(x.shape());
             let fresh = |needed: bool, shape: &[usize]| {
-                needed.then(|| Tensor::empty(shape, dy.dtype())).transpose()
+                needed.then(|| dy.new_empty(shape)).transpose()
             };
             let mut dx = fresh(ctx.needs[0], x.shape())?;
             let mut dw = fresh(ctx.needs[1], w.shape())?;
             let mut db = fresh(ctx.needs.get(2) == Some(&true), &[out])?;
-            for_float!("linear", dy.dtype(), T => {
-                let (x, w, dy): (&[T], &[T], &[T]) = (x.slice_ref(), w.slice_ref(), dy.slice_ref());
+            kernel!("linear", dy, T => {
                 if let Some(dx) = &mut dx {
-                    let (dy, w) = (plain(dy, out), plain(w, inner));
-                    gemm::gemm(dx.slice_mut(), inner, dy, w, rows, inner, out, false, Epilogue::None);
+                    let (dy, w) = (plain!(dy, out), plain!(w, inner));
+                    gemm::gemm::<T>(dx.slice_mut(), inner, dy, w, rows, inner, out, false, Epilogue::None);
                 }
                 if let Some(dw) = &mut dw {
-                    let (dy, x) = (flipped(dy, out), plain(x, inner));
-                    gemm::gemm(dw.slice_mut(), inner, dy, x, out, inner, rows, false, Epilogue::None);
+                    let (dy, x) = (flipped!(dy, out), plain!(x, inner));
+                    gemm::gemm::<T>(dw.slice_mut(), inner, dy, x, out, inner, rows, false, Epilogue::None);
                 }
                 if let Some(db) = &mut db {
-                    reduce::forward(Reduce::Sum, db.slice_mut(), None, dy, 1, rows, out);
+                    reduce::forward::<T>(Reduce::Sum, db.slice_mut(), None, dy.slice_ref(), 1, rows, out);
                 }
             });
             grads([dx, dw, db])

@@ -16,7 +16,7 @@ use super::rnn::{check_sequence, last_state, sequence_errors, sequence_samples};
 use crate::autograd::record;
 use crate::cpu::lstm;
 use crate::error::Result;
-use crate::tensor::{Tensor, for_float};
+use crate::tensor::{Tensor, kernel};
 
 /// Runs the recurrence over `gx` `[T, B, 4·H]` (`x W_ihᵀ + b_ih`) from `h0` and `c0` `[B, H]`, backwards in
 /// time where `reverse`: `(y [T, B, H], h_n [B, H], c_n [B, H])`. `w_hh` is `[4·H, H]`, `b_hh` `[4·H]`.
@@ -37,10 +37,10 @@ pub fn lstm_sequence(
     let (x, w) = (gx.packed()?, w_hh.packed()?);
     let (h_start, c_start) = (h0.packed()?, c0.packed()?);
     let bias = b_hh.map(Tensor::packed).transpose()?;
-    let mut y = Tensor::empty([t, b, h], gx.dtype())?;
-    let mut c = Tensor::empty([t, b, h], gx.dtype())?;
-    let mut gates = Tensor::empty([t, b, 4 * h], gx.dtype())?;
-    for_float!("lstm_sequence", gx.dtype(), T => lstm::forward::<T>(
+    let mut y = gx.new_empty([t, b, h])?;
+    let mut c = gx.new_empty([t, b, h])?;
+    let mut gates = gx.new_empty([t, b, 4 * h])?;
+    kernel!("lstm_sequence", gx, T => lstm::forward::<T>(
         y.slice_mut(), c.slice_mut(), gates.slice_mut(), x.slice_ref(), w.slice_ref(),
         bias.as_ref().map(|b| b.slice_ref()), h_start.slice_ref(), c_start.slice_ref(), t, b, h, reverse
     ));
@@ -55,15 +55,14 @@ pub fn lstm_sequence(
             let (y, c, gates, w) = (ctx.take(0)?, ctx.take(1)?, ctx.take(2)?, ctx.take(3)?);
             let (h_start, c_start) = (ctx.take(4)?, ctx.take(5)?);
             let [t, b, h] = [ctx.ints[0], ctx.ints[1], ctx.ints[2]];
-            let dtype = y.dtype();
             let mut arrived = |i: usize| douts[i].take().map(|d| d.packed()).transpose();
             let (dy, dh_n, dc_n) = (arrived(0)?, arrived(1)?, arrived(2)?);
-            let mut dgx = Tensor::empty([t, b, 4 * h], dtype)?;
-            let mut dw = Tensor::empty([4 * h, h], dtype)?;
-            let (mut dh0, mut dc0) = (Tensor::empty([b, h], dtype)?, Tensor::empty([b, h], dtype)?);
+            let mut dgx = y.new_empty([t, b, 4 * h])?;
+            let mut dw = y.new_empty([4 * h, h])?;
+            let (mut dh0, mut dc0) = (y.new_empty([b, h])?, y.new_empty([b, h])?);
             let biased = ctx.needs.len() == 5;
-            let mut db = biased.then(|| Tensor::empty(4 * h, dtype)).transpose()?;
-            for_float!("lstm_sequence", dtype, T => lstm::backward::<T>(
+            let mut db = biased.then(|| y.new_empty(4 * h)).transpose()?;
+            kernel!("lstm_sequence", y, T => lstm::backward::<T>(
                 dgx.slice_mut(), dw.slice_mut(), db.as_mut().map(|t| t.slice_mut()),
                 dh0.slice_mut(), dc0.slice_mut(),
                 dy.as_ref().map(|t| t.slice_ref()), dh_n.as_ref().map(|t| t.slice_ref()),

@@ -16,7 +16,7 @@ use super::same_dtype;
 use crate::autograd::record;
 use crate::cpu::gemm::{self, Mat};
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Dims, Tensor, broadcast_shapes, for_float};
+use crate::tensor::{DType, Dims, Tensor, broadcast_shapes, kernel};
 
 /// A stack of matrices: `[batch, rows, cols]` with the strides of each axis.
 struct Stack {
@@ -56,14 +56,14 @@ fn refuse(a: &Tensor, b: &Tensor, why: &str) -> Error {
 fn product(a: &Tensor, b: &Tensor, batch: &[usize]) -> Result<Tensor> {
     let (m, k, n) = (a.shape()[a.rank() - 2], a.shape()[a.rank() - 1], b.shape()[b.rank() - 1]);
     let shape: Dims = batch.iter().copied().chain([m, n]).collect();
-    let mut c = Tensor::empty(&shape, a.dtype())?;
+    let mut c = a.new_empty(&shape)?;
     if b.rank() == 2
         && let Some(tall) = a.layout().reshape(&[a.numel() / k.max(1), k])
         && k > 0
     {
         let rows = tall.shape[0];
         let a_strides = (tall.strides[0], tall.strides[1]);
-        for_float!("matmul", a.dtype(), T => gemm::gemm::<T>(
+        kernel!("matmul", a, T => gemm::gemm::<T>(
             c.slice_mut(), n,
             Mat { data: a.strided_ref(), row_stride: a_strides.0, col_stride: a_strides.1 },
             Mat { data: b.strided_ref(), row_stride: b.strides()[0], col_stride: b.strides()[1] },
@@ -73,7 +73,7 @@ fn product(a: &Tensor, b: &Tensor, batch: &[usize]) -> Result<Tensor> {
     }
     let count: usize = batch.iter().product();
     let (a, b) = (Stack::new(a, batch)?, Stack::new(b, batch)?);
-    for_float!("matmul", c.dtype(), T => gemm::gemm_batched::<T>(
+    kernel!("matmul", c, T => gemm::gemm_batched::<T>(
         c.slice_mut(), m * n, n,
         Mat { data: a.tensor.strided_ref(), row_stride: a.strides[1], col_stride: a.strides[2] }, a.strides[0],
         Mat { data: b.tensor.strided_ref(), row_stride: b.strides[1], col_stride: b.strides[2] }, b.strides[0],

@@ -77,9 +77,26 @@ fn one_summed(dy: Tensor, rule: impl FnOnce(Tensor) -> Result<Tensor>) -> Result
     one(rule(dy)?.cast(dtype)?)
 }
 
-/// Refuses two inputs of different dtype.
+/// Refuses two inputs on different devices.
+#[track_caller]
+fn same_device(op: &'static str, a: &Tensor, b: &Tensor) -> Result<()> {
+    if a.device() == b.device() {
+        return Ok(());
+    }
+    Err(Error::op(
+        op,
+        format!(
+            "one tensor is on {}, another on {}; move it with to_device",
+            a.device(),
+            b.device()
+        ),
+    ))
+}
+
+/// Refuses two inputs of different dtype or on different devices.
 #[track_caller]
 fn same_dtype(op: &'static str, a: &Tensor, b: &Tensor) -> Result<()> {
+    same_device(op, a, b)?;
     if a.dtype() == b.dtype() {
         return Ok(());
     }

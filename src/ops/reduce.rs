@@ -14,7 +14,7 @@ use super::{around, one};
 use crate::autograd::record;
 use crate::cpu::reduce::{self, Reduce};
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Dims, Tensor, for_float};
+use crate::tensor::{DType, Dims, Tensor, kernel};
 
 /// The axes named by `dims`, each once, in order; all where `dims` is empty.
 #[track_caller]
@@ -55,8 +55,8 @@ fn sum_axes(x: &Tensor, axes: &[usize]) -> Result<Tensor> {
             (x.with_layout(x.layout().permute(&order)).packed()?, shape.iter().product(), n, 1)
         }
     };
-    let mut y = Tensor::empty(&shape, x.dtype())?;
-    for_float!("sum", x.dtype(), T => reduce::forward::<T>(
+    let mut y = x.new_empty(&shape)?;
+    kernel!("sum", x, T => reduce::forward::<T>(
         Reduce::Sum, y.slice_mut(), None, packed.slice_ref(), outer, n, inner
     ));
     Ok(y)
@@ -154,9 +154,9 @@ impl Tensor {
         let x = self.packed()?;
         let mut shape = Dims::from_slice(self.shape());
         shape[axis] = 1;
-        let mut values = Tensor::empty(&shape, self.dtype())?;
-        let mut indices = Tensor::empty(&shape, DType::U32)?;
-        for_float!("max", self.dtype(), T => reduce::forward::<T>(
+        let mut values = self.new_empty(&shape)?;
+        let mut indices = Tensor::empty_on(&shape, DType::U32, self.device())?;
+        kernel!("max", self, T => reduce::forward::<T>(
             Reduce::Max, values.slice_mut(), Some(indices.slice_mut()), x.slice_ref(), outer, n, inner
         ));
         let values = drop_axes(values, &[axis], keepdim);
@@ -169,8 +169,8 @@ impl Tensor {
             .backward(|mut ctx, dy| {
                 let (indices, dy) = (ctx.take(0)?, dy.packed()?);
                 let [outer, n, inner] = [ctx.ints[0], ctx.ints[1], ctx.ints[2]];
-                let mut dx = Tensor::empty(&ctx.ints[3..], dy.dtype())?;
-                for_float!("max", dy.dtype(), T => reduce::backward::<T>(
+                let mut dx = dy.new_empty(&ctx.ints[3..])?;
+                kernel!("max", dy, T => reduce::backward::<T>(
                     Reduce::Max, dx.slice_mut(), dy.slice_ref(), Some(indices.slice_ref()), outer, n, inner
                 ));
                 one(dx)

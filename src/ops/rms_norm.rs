@@ -12,7 +12,7 @@ use super::{expect_shape, rows_and_cols, same_dtype};
 use crate::autograd::record;
 use crate::cpu::rms_norm;
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Tensor, for_float};
+use crate::tensor::{DType, Tensor, kernel};
 
 /// Divides the last axis of `x` `[…, C]` by its root mean square; `weight` is `[C]`.
 ///
@@ -34,9 +34,9 @@ pub fn rms_norm(x: &Tensor, weight: Option<&Tensor>, eps: f64) -> Result<Tensor>
     }
     let x_packed = x.packed()?;
     let w = weight.map(Tensor::packed).transpose()?;
-    let mut y = Tensor::empty(x.shape(), x.dtype())?;
-    let mut rstd = Tensor::empty(rows, x.dtype())?;
-    for_float!("rms_norm", x.dtype(), T => rms_norm::forward::<T>(
+    let mut y = x.new_empty(x.shape())?;
+    let mut rstd = x.new_empty(rows)?;
+    kernel!("rms_norm", x, T => rms_norm::forward::<T>(
         y.slice_mut(), rstd.slice_mut(), x_packed.slice_ref(), w.as_ref().map(|w| w.slice_ref()),
         rows, cols, eps
     ));
@@ -50,9 +50,9 @@ pub fn rms_norm(x: &Tensor, weight: Option<&Tensor>, eps: f64) -> Result<Tensor>
             let (x, rstd, dy) = (ctx.take(0)?, ctx.take(1)?, dy.packed()?);
             let w = ctx.take_option(2);
             let (rows, cols) = rows_and_cols(x.shape());
-            let mut dw = w.is_some().then(|| Tensor::empty(cols, dy.dtype())).transpose()?;
-            let mut dx = Tensor::empty(x.shape(), x.dtype())?;
-            for_float!("rms_norm", dy.dtype(), T => rms_norm::backward::<T>(
+            let mut dw = w.is_some().then(|| dy.new_empty(cols)).transpose()?;
+            let mut dx = x.new_empty(x.shape())?;
+            kernel!("rms_norm", dy, T => rms_norm::backward::<T>(
                 dx.slice_mut(), dw.as_mut().map(|t| t.slice_mut()), dy.slice_ref(), x.slice_ref(),
                 w.as_ref().map(|w| w.slice_ref()), rstd.slice_ref(), rows, cols
             ));

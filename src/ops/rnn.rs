@@ -13,7 +13,7 @@ use super::{expect_shape, same_dtype};
 use crate::autograd::record;
 use crate::cpu::rnn;
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Tensor, for_float};
+use crate::tensor::{DType, Tensor, kernel};
 
 pub use crate::cpu::rnn::Nonlinearity;
 
@@ -80,8 +80,8 @@ pub fn rnn_sequence(
     let (t, b, h) = check_sequence("rnn_sequence", 1, gx, w_hh, b_hh, &[("h0", h0)])?;
     let (x, w, start) = (gx.packed()?, w_hh.packed()?, h0.packed()?);
     let bias = b_hh.map(Tensor::packed).transpose()?;
-    let mut y = Tensor::empty([t, b, h], gx.dtype())?;
-    for_float!("rnn_sequence", gx.dtype(), T => rnn::forward::<T>(
+    let mut y = gx.new_empty([t, b, h])?;
+    kernel!("rnn_sequence", gx, T => rnn::forward::<T>(
         y.slice_mut(), x.slice_ref(), w.slice_ref(), bias.as_ref().map(|b| b.slice_ref()),
         start.slice_ref(), t, b, h, nonlinearity, reverse
     ));
@@ -96,15 +96,14 @@ pub fn rnn_sequence(
             let (y, w, start) = (ctx.take(0)?, ctx.take(1)?, ctx.take(2)?);
             let [t, b, h] = [ctx.ints[0], ctx.ints[1], ctx.ints[2]];
             let kind = if ctx.ints[3] == 1 { Nonlinearity::Relu } else { Nonlinearity::Tanh };
-            let dtype = y.dtype();
             let dy = douts[0].take().map(|d| d.packed()).transpose()?;
             let dh_n = douts[1].take().map(|d| d.packed()).transpose()?;
-            let mut dgx = Tensor::empty([t, b, h], dtype)?;
-            let mut dw = Tensor::empty([h, h], dtype)?;
-            let mut dh0 = Tensor::empty([b, h], dtype)?;
+            let mut dgx = y.new_empty([t, b, h])?;
+            let mut dw = y.new_empty([h, h])?;
+            let mut dh0 = y.new_empty([b, h])?;
             let biased = ctx.needs.len() == 4;
-            let mut db = biased.then(|| Tensor::empty(h, dtype)).transpose()?;
-            for_float!("rnn_sequence", dtype, T => rnn::backward::<T>(
+            let mut db = biased.then(|| y.new_empty(h)).transpose()?;
+            kernel!("rnn_sequence", y, T => rnn::backward::<T>(
                 dgx.slice_mut(), dw.slice_mut(), db.as_mut().map(|t| t.slice_mut()), dh0.slice_mut(),
                 dy.as_ref().map(|t| t.slice_ref()), dh_n.as_ref().map(|t| t.slice_ref()),
                 y.slice_ref(), w.slice_ref(), start.slice_ref(), t, b, h, kind, ctx.ints[4] == 1

@@ -11,12 +11,12 @@
 
 use super::dropout::{key_from_ints, key_to_ints};
 use super::registry::{Entry, ErrorCase, Input, Sample};
-use super::{expect_shape, expect_u32, grads, one, same_dtype};
+use super::{expect_shape, expect_u32, grads, one, same_device, same_dtype};
 use crate::autograd::{Context, record};
-use crate::cpu::attention::{self, Options, Shape, Strides};
+use crate::cpu::attention::{self, Shape, Strides};
 use crate::cpu::philox::Key;
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Tensor, for_float};
+use crate::tensor::{DType, Tensor, kernel};
 
 /// The options of [`scaled_dot_product_attention`].
 #[derive(Clone, Debug, Default)]
@@ -39,9 +39,15 @@ fn dense(x: &Tensor) -> Result<(Tensor, Strides)> {
     Ok((x, strides))
 }
 
-/// An empty tensor `[B, H, T, D]` that lies as `[B, T, H, D]`: joining the heads afterwards is a view.
-fn heads_inside(b: usize, h: usize, t: usize, d: usize, dtype: DType) -> Result<(Tensor, Strides)> {
-    Ok((Tensor::empty([b, t, h, d], dtype)?, Strides { batch: t * h * d, head: d, row: h * d }))
+/// An empty tensor `[B, H, T, D]`, of `like`'s kind, that lies as `[B, T, H, D]`: joining the heads afterwards is a view.
+fn heads_inside(
+    like: &Tensor,
+    b: usize,
+    h: usize,
+    t: usize,
+    d: usize,
+) -> Result<(Tensor, Strides)> {
+    Ok((like.new_empty([b, t, h, d])?, Strides { batch: t * h * d, head: d, row: h * d }))
 }
 
 fn swap_heads(x: Tensor) -> Tensor {
@@ -57,15 +63,6 @@ struct Plan {
 }
 
 impl Plan {
-    fn options<'a>(&self, mask: Option<&'a Tensor>) -> Options<'a> {
-        Options {
-            causal: self.causal,
-            key_padding: mask.map(|m| m.slice_ref()),
-            scale: self.scale,
-            dropout: self.dropout,
-        }
-    }
-
     fn flops(&self) -> u64 {
         let Shape { batch, heads, tq, tk, d } = self.shape;
         let all = (4 * batch * heads * tq * tk * d) as u64;
@@ -95,13 +92,26 @@ impl Plan {
     }
 }
 
+/// The options as the kernel of either device takes them.
+macro_rules! options {
+    ($plan:expr, $mask:expr) => {
+        attention::Options {
+            causal: $plan.causal,
+            key_padding: $mask.as_ref().map(|m| m.slice_ref()),
+            scale: $plan.scale,
+            dropout: $plan.dropout,
+        }
+    };
+}
+
 /// Checks the options and makes the mask dense.
 #[track_caller]
-fn plan(shape: Shape, options: &Attention) -> Result<(Plan, Option<Tensor>)> {
+fn plan(q: &Tensor, shape: Shape, options: &Attention) -> Result<(Plan, Option<Tensor>)> {
     const OP: &str = "scaled_dot_product_attention";
     let mask = options.key_padding_mask.as_ref();
     if let Some(mask) = mask {
         expect_u32(OP, "key_padding_mask", mask)?;
+        same_device(OP, q, mask)?;
         expect_shape(OP, "key_padding_mask", mask, &[shape.batch, shape.tk])?;
     }
     if options.causal && shape.tq > shape.tk {
@@ -152,14 +162,14 @@ pub fn scaled_dot_product_attention(
     let tk = if k.rank() == 4 { k.shape()[2] } else { 0 };
     expect_shape(OP, "k", k, &[batch, heads, tk, d])?;
     expect_shape(OP, "v", v, &[batch, heads, tk, d])?;
-    let (plan, mask) = plan(Shape { batch, heads, tq, tk, d }, options)?;
+    let (plan, mask) = plan(q, Shape { batch, heads, tq, tk, d }, options)?;
     let ((q_dense, qs), (k_dense, ks), (v_dense, vs)) = (dense(q)?, dense(k)?, dense(v)?);
-    let (mut o, os) = heads_inside(batch, heads, tq, d, q.dtype())?;
-    let mut lse = Tensor::empty([batch, heads, tq], q.dtype())?;
-    for_float!(OP, q.dtype(), T => attention::forward::<T>(
+    let (mut o, os) = heads_inside(q, batch, heads, tq, d)?;
+    let mut lse = q.new_empty([batch, heads, tq])?;
+    kernel!(OP, q, T => attention::forward::<T>(
         o.slice_mut(), os, lse.slice_mut(),
         q_dense.strided_ref(), qs, k_dense.strided_ref(), ks, v_dense.strided_ref(), vs,
-        &plan.shape, &plan.options(mask.as_ref())
+        &plan.shape, &options!(plan, mask)
     ));
     record(OP, &[q, k, v])
         .save(&[&q_dense, &k_dense, &v_dense, &o, &lse])
@@ -175,10 +185,10 @@ pub fn scaled_dot_product_attention(
             let ((q, qs), (k, ks), (v, vs), (d_o, dos)) =
                 (dense(&q)?, dense(&k)?, dense(&v)?, dense(&d_o)?);
             let os = Strides { batch: tq * heads * d, head: d, row: heads * d };
-            let (mut dq, dqs) = heads_inside(batch, heads, tq, d, q.dtype())?;
-            let (mut dk, dks) = heads_inside(batch, heads, tk, d, q.dtype())?;
-            let (mut dv, dvs) = heads_inside(batch, heads, tk, d, q.dtype())?;
-            for_float!(OP, q.dtype(), T => attention::backward::<T>(
+            let (mut dq, dqs) = heads_inside(&q, batch, heads, tq, d)?;
+            let (mut dk, dks) = heads_inside(&q, batch, heads, tk, d)?;
+            let (mut dv, dvs) = heads_inside(&q, batch, heads, tk, d)?;
+            kernel!(OP, q, T => attention::backward::<T>(
                 attention::Gradients::Apart {
                     dq: dq.slice_mut(), dq_strides: dqs,
                     dk: dk.slice_mut(), dk_strides: dks,
@@ -186,7 +196,7 @@ pub fn scaled_dot_product_attention(
                 },
                 d_o.strided_ref(), dos, o.slice_ref(), os, lse.slice_ref(),
                 q.strided_ref(), qs, k.strided_ref(), ks, v.strided_ref(), vs,
-                &plan.shape, &plan.options(mask.as_ref())
+                &plan.shape, &options!(plan, mask)
             ));
             grads([Some(swap_heads(dq)), Some(swap_heads(dk)), Some(swap_heads(dv))])
         })
@@ -216,16 +226,17 @@ pub fn self_attention_qkv(qkv: &Tensor, heads: usize, options: &Attention) -> Re
         return Err(Error::op(OP, format!("width {width} is not 3 × {heads} heads × D")));
     }
     let (c, d) = (width / 3, width / 3 / heads);
-    let (plan, mask) = plan(Shape { batch, heads, tq: t, tk: t, d }, options)?;
+    let (plan, mask) = plan(qkv, Shape { batch, heads, tq: t, tk: t, d }, options)?;
     let x = qkv.packed()?;
-    let mut o = Tensor::empty([batch, t, c], qkv.dtype())?;
-    let mut lse = Tensor::empty([batch, heads, t], qkv.dtype())?;
+    let mut o = qkv.new_empty([batch, t, c])?;
+    let mut lse = qkv.new_empty([batch, heads, t])?;
     let (xs, os) = fused_strides(t, c, d);
-    for_float!(OP, qkv.dtype(), T => {
-        let [q, k, v] = thirds::<T>(x.slice_ref(), c);
+    kernel!(OP, qkv, T => {
+        let [q, k, v] = [0, c, 2 * c]; // side by side in each row
         attention::forward::<T>(
-            o.slice_mut(), os, lse.slice_mut(), q, xs, k, xs, v, xs,
-            &plan.shape, &plan.options(mask.as_ref())
+            o.slice_mut(), os, lse.slice_mut(),
+            x.slice_from(q), xs, x.slice_from(k), xs, x.slice_from(v), xs,
+            &plan.shape, &options!(plan, mask)
         )
     });
     record(OP, &[qkv])
@@ -240,13 +251,13 @@ pub fn self_attention_qkv(qkv: &Tensor, heads: usize, options: &Attention) -> Re
             let (mask, d_o) = (ctx.take_option(3), d_o.packed()?);
             let c = plan.shape.heads * plan.shape.d;
             let (xs, os) = fused_strides(plan.shape.tq, c, plan.shape.d);
-            let mut dx = Tensor::empty(x.shape(), x.dtype())?;
-            for_float!(OP, x.dtype(), T => {
-                let [q, k, v] = thirds::<T>(x.slice_ref(), c);
+            let mut dx = x.new_empty(x.shape())?;
+            kernel!(OP, x, T => {
+                let [q, k, v] = [0, c, 2 * c];
                 attention::backward::<T>(
                     attention::Gradients::Fused { dqkv: dx.slice_mut(), strides: xs, width: c },
                     d_o.slice_ref(), os, o.slice_ref(), os, lse.slice_ref(),
-                    q, xs, k, xs, v, xs, &plan.shape, &plan.options(mask.as_ref())
+                    x.slice_from(q), xs, x.slice_from(k), xs, x.slice_from(v), xs, &plan.shape, &options!(plan, mask)
                 )
             });
             one(dx)
@@ -258,11 +269,6 @@ pub fn self_attention_qkv(qkv: &Tensor, heads: usize, options: &Attention) -> Re
 fn fused_strides(t: usize, c: usize, d: usize) -> (Strides, Strides) {
     let fused = Strides { batch: t * 3 * c, head: d, row: 3 * c };
     (fused, Strides { batch: t * c, head: d, row: c })
-}
-
-/// q, k and v begin one width apart.
-fn thirds<T>(qkv: &[T], c: usize) -> [&[T]; 3] {
-    [0, 1, 2].map(|i| qkv.get(i * c..).unwrap_or(&[]))
 }
 
 pub(super) fn entries() -> Vec<Entry> {

@@ -13,7 +13,7 @@ use super::rows_and_cols;
 use crate::autograd::record;
 use crate::cpu::softmax;
 use crate::error::Result;
-use crate::tensor::{DType, Tensor, for_float};
+use crate::tensor::{DType, Tensor, kernel};
 
 impl Tensor {
     /// eˣ / Σ eˣ along `dim`. A slice that is −∞ throughout gives NaN.
@@ -31,8 +31,8 @@ impl Tensor {
             return self.to_dtype(DType::F32)?.softmax(dim)?.to_dtype(self.dtype());
         }
         let (x, (rows, cols)) = (self.packed()?, rows_and_cols(self.shape()));
-        let mut y = Tensor::empty(self.shape(), self.dtype())?;
-        for_float!("softmax", self.dtype(), T => {
+        let mut y = self.new_empty(self.shape())?;
+        kernel!("softmax", self, T => {
             softmax::forward::<T>(y.slice_mut(), x.slice_ref(), rows, cols)
         });
         record("softmax", &[self])
@@ -41,8 +41,8 @@ impl Tensor {
             .backward(|mut ctx, dy| {
                 let (y, dy) = (ctx.take(0)?, dy.packed()?);
                 let (rows, cols) = rows_and_cols(y.shape());
-                let mut dx = Tensor::empty(y.shape(), y.dtype())?;
-                for_float!("softmax", dy.dtype(), T => softmax::backward::<T>(
+                let mut dx = y.new_empty(y.shape())?;
+                kernel!("softmax", dy, T => softmax::backward::<T>(
                     dx.slice_mut(), dy.slice_ref(), y.slice_ref(), rows, cols
                 ));
                 one(dx)
@@ -64,8 +64,8 @@ impl Tensor {
             return self.to_dtype(DType::F32)?.log_softmax(dim)?.to_dtype(self.dtype());
         }
         let (x, (rows, cols)) = (self.packed()?, rows_and_cols(self.shape()));
-        let mut y = Tensor::empty(self.shape(), self.dtype())?;
-        for_float!("log_softmax", self.dtype(), T => {
+        let mut y = self.new_empty(self.shape())?;
+        kernel!("log_softmax", self, T => {
             softmax::log_forward::<T>(y.slice_mut(), x.slice_ref(), rows, cols)
         });
         record("log_softmax", &[self])
@@ -74,8 +74,8 @@ impl Tensor {
             .backward(|mut ctx, dy| {
                 let (y, dy) = (ctx.take(0)?, dy.packed()?);
                 let (rows, cols) = rows_and_cols(y.shape());
-                let mut dx = Tensor::empty(y.shape(), y.dtype())?;
-                for_float!("log_softmax", dy.dtype(), T => softmax::log_backward::<T>(
+                let mut dx = y.new_empty(y.shape())?;
+                kernel!("log_softmax", dy, T => softmax::log_backward::<T>(
                     dx.slice_mut(), dy.slice_ref(), y.slice_ref(), rows, cols
                 ));
                 one(dx)

@@ -22,7 +22,7 @@ use super::{grads, one};
 use crate::autograd::{Context, Grads, record};
 use crate::cpu::unary::{self, Saves, Unary};
 use crate::error::Result;
-use crate::tensor::{DType, Tensor, for_float};
+use crate::tensor::{DType, Tensor, kernel};
 
 /// `y = f(x)` for each element.
 #[track_caller]
@@ -36,8 +36,8 @@ fn apply(
         return apply(name, op, &x.to_dtype(DType::F32)?, backward)?.to_dtype(x.dtype());
     }
     let x_packed = x.packed()?;
-    let mut y = Tensor::empty(x.shape(), x.dtype())?;
-    for_float!(name, x.dtype(), T => {
+    let mut y = x.new_empty(x.shape())?;
+    kernel!(name, x, T => {
         unary::forward::<T>(op, y.slice_mut(), x_packed.slice_ref())
     });
     let inputs = [x];
@@ -54,15 +54,11 @@ fn apply(
 fn undo(op: Unary, mut ctx: Context, dy: Tensor) -> Result<Grads> {
     let dy = dy.packed()?;
     let kept = ctx.take_option(0);
-    let mut dx = Tensor::empty(dy.shape(), dy.dtype())?;
-    for_float!("backward", dy.dtype(), T => {
-        let kept: &[T] = kept.as_ref().map_or(&[], |t| t.slice_ref());
-        let (x, y): (&[T], &[T]) = match op.saves() {
-            Saves::Input => (kept, &[]),
-            Saves::Output => (&[], kept),
-            Saves::Neither => (&[], &[]),
-        };
-        unary::backward::<T>(op, dx.slice_mut(), dy.slice_ref(), x, y)
+    let mut dx = dy.new_empty(dy.shape())?;
+    kernel!("backward", dy, T => {
+        // A function reads what it kept: x, or y, or nothing (then neither is looked at).
+        let kept = kept.as_ref().unwrap_or(&dy);
+        unary::backward::<T>(op, dx.slice_mut(), dy.slice_ref(), kept.slice_ref(), kept.slice_ref())
     });
     one(dx)
 }
@@ -168,8 +164,8 @@ impl Tensor {
             return self.to_dtype(DType::F32)?.powf(exponent)?.to_dtype(self.dtype());
         }
         let x = self.packed()?;
-        let mut y = Tensor::empty(self.shape(), self.dtype())?;
-        for_float!("powf", self.dtype(), T => {
+        let mut y = self.new_empty(self.shape())?;
+        kernel!("powf", self, T => {
             unary::powf::<T>(y.slice_mut(), x.slice_ref(), exponent)
         });
         record("powf", &[self])
@@ -178,8 +174,8 @@ impl Tensor {
             .flops(2 * self.numel() as u64)
             .backward(|mut ctx, dy| {
                 let (x, dy, exponent) = (ctx.take(0)?, dy.packed()?, ctx.floats[0]);
-                let mut dx = Tensor::empty(dy.shape(), dy.dtype())?;
-                for_float!("powf", dy.dtype(), T => unary::powf_backward::<T>(
+                let mut dx = dy.new_empty(dy.shape())?;
+                kernel!("powf", dy, T => unary::powf_backward::<T>(
                     dx.slice_mut(), dy.slice_ref(), x.slice_ref(), exponent
                 ));
                 one(dx)
@@ -197,8 +193,8 @@ impl Tensor {
             return self.to_dtype(DType::F32)?.add_scalar(c)?.to_dtype(self.dtype());
         }
         let x = self.packed()?;
-        let mut y = Tensor::empty(self.shape(), self.dtype())?;
-        for_float!("add_scalar", self.dtype(), T => {
+        let mut y = self.new_empty(self.shape())?;
+        kernel!("add_scalar", self, T => {
             unary::add_scalar::<T>(y.slice_mut(), x.slice_ref(), c)
         });
         let flops = self.numel() as u64;
@@ -215,8 +211,8 @@ impl Tensor {
             return self.to_dtype(DType::F32)?.mul_scalar(c)?.to_dtype(self.dtype());
         }
         let x = self.packed()?;
-        let mut y = Tensor::empty(self.shape(), self.dtype())?;
-        for_float!("mul_scalar", self.dtype(), T => {
+        let mut y = self.new_empty(self.shape())?;
+        kernel!("mul_scalar", self, T => {
             unary::scale::<T>(y.slice_mut(), x.slice_ref(), c)
         });
         record("mul_scalar", &[self])

@@ -8,7 +8,7 @@ use super::registry::{Entry, ErrorCase, Input, Sample};
 use crate::autograd::record;
 use crate::cpu::strided;
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Dims, IntoShape, Layout, Tensor, checked_numel, for_any};
+use crate::tensor::{DType, Dims, IntoShape, Layout, Tensor, checked_numel, kernel_any};
 
 impl Tensor {
     /// The same elements, row-major, under another shape; a view where the strides allow it, a copy
@@ -159,12 +159,12 @@ impl Tensor {
             .ints(self.shape())
             .backward(|ctx, dy| {
                 let [axis, start, step] = [ctx.ints[0], ctx.ints[1], ctx.ints[2]];
-                let mut dx = Tensor::zeros(&ctx.ints[3..], dy.dtype())?;
+                let mut dx = dy.new_full(&ctx.ints[3..], 0.0)?;
                 let hole = dx.layout().slice(axis, start, dy.shape()[axis], step);
                 let dy = dy.packed()?;
                 if dy.numel() > 0 {
-                    for_any!(dy.dtype(), E => strided::scatter::<E>(
-                        &mut dx.slice_mut()[hole.offset..], &hole.strides, dy.slice_ref(), &hole.shape
+                    kernel_any!(dy, E => strided::scatter::<E>(
+                        dx.slice_mut_from(hole.offset), &hole.strides, dy.slice_ref(), &hole.shape
                     ));
                 }
                 one(dx)

@@ -4,11 +4,11 @@
 //! `masked_fill(mask, v)` is `mask ? v : x`. Masks are `u32`, any value but 0 counts as true.
 
 use super::registry::{Entry, ErrorCase, Input, Sample};
-use super::{expect_u32, grads, same_dtype};
+use super::{expect_u32, grads, same_device, same_dtype};
 use crate::autograd::record;
 use crate::cpu::binary;
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Tensor, broadcast_shapes, for_float};
+use crate::tensor::{DType, Tensor, broadcast_shapes, kernel};
 
 /// The values of `a` where `cond` is not 0 and of `b` where it is; all three broadcast together.
 ///
@@ -17,6 +17,7 @@ use crate::tensor::{DType, Tensor, broadcast_shapes, for_float};
 #[track_caller]
 pub fn where_(cond: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     expect_u32("where", "the condition", cond)?;
+    same_device("where", cond, a)?;
     same_dtype("where", a, b)?;
     if a.dtype().is_half() {
         let (a32, b32) = (a.to_dtype(DType::F32)?, b.to_dtype(DType::F32)?);
@@ -44,7 +45,7 @@ pub fn where_(cond: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
             let cond = ctx.take(0)?;
             let rank = ctx.ints[0];
             let (a_shape, b_shape) = (&ctx.ints[1..1 + rank], &ctx.ints[1 + rank..]);
-            let zero = Tensor::zeros((), dy.dtype())?;
+            let zero = dy.new_full((), 0.0)?;
             let pick = |yes: &Tensor, no: &Tensor, to: &[usize]| {
                 select(&cond, yes, no, dy.shape())?.sum_to(to).map(Some)
             };
@@ -57,9 +58,9 @@ pub fn where_(cond: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
 
 #[track_caller]
 fn select(cond: &Tensor, a: &Tensor, b: &Tensor, shape: &[usize]) -> Result<Tensor> {
-    let mut y = Tensor::empty(shape, a.dtype())?;
+    let mut y = a.new_empty(shape)?;
     let [wide_cond, wide_a, wide_b] = [cond, a, b].map(|x| x.layout().expand(shape).strides);
-    for_float!("where", a.dtype(), T => binary::select::<T>(
+    kernel!("where", a, T => binary::select::<T>(
         y.slice_mut(),
         cond.strided_ref(), &wide_cond, a.strided_ref(), &wide_a, b.strided_ref(), &wide_b, shape
     ));
@@ -73,7 +74,7 @@ impl Tensor {
     /// As [`where_`].
     #[track_caller]
     pub fn masked_fill(&self, mask: &Tensor, value: f64) -> Result<Tensor> {
-        where_(mask, &Tensor::scalar(value, self.dtype())?, self)
+        where_(mask, &self.new_full((), value)?, self)
     }
 }
 

@@ -86,12 +86,32 @@ pub enum Device {
     /// Main memory, computed on by the kernels of [`crate::cpu`].
     #[default]
     Cpu,
+    /// The GPU of this number, computed on by `kernels/*.cu`. Tensors can be put there when the crate is
+    /// built with the feature `cuda` and the machine has such a device.
+    Cuda(usize),
 }
 
 impl std::fmt::Display for Device {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Device::Cpu => f.write_str("cpu"),
+            Device::Cuda(number) => write!(f, "cuda:{number}"),
         }
+    }
+}
+
+impl std::str::FromStr for Device {
+    type Err = String;
+
+    /// `cpu`, `cuda` (the first GPU) or `cuda:N`.
+    fn from_str(text: &str) -> std::result::Result<Device, String> {
+        let number = match text {
+            "cpu" => return Ok(Device::Cpu),
+            "cuda" => Some(0),
+            _ => text.strip_prefix("cuda:").and_then(|n| n.parse().ok()),
+        };
+        let number =
+            number.ok_or_else(|| format!("{text} is no device; expected cpu, cuda or cuda:N"))?;
+        Ok(Device::Cuda(number))
     }
 }

@@ -10,6 +10,7 @@ mod dtype;
 mod history;
 mod layout;
 mod storage;
+mod view;
 
 pub use dtype::{DType, Device, Element};
 pub use layout::{Dims, IntoShape};
@@ -24,6 +25,7 @@ use crate::cpu::philox::{self, Key};
 use crate::cpu::strided;
 use crate::error::{Error, Result};
 use storage::Storage;
+use view::{View, ViewMut};
 
 /// Runs `$body` with `$T` standing for `f32` or `f64`, whichever `$dtype` is; any other dtype is
 /// an error of operation `$op`.
@@ -74,7 +76,47 @@ macro_rules! for_any {
         }
     };
 }
-pub(crate) use {for_any, for_float};
+/// Runs `$body`, a call of a kernel, on the device of the tensor `$x`.
+///
+/// The kernels of both devices have the same names and arguments, and [`Tensor::slice_ref`] gives
+/// what the called one takes, so one body serves both: `softmax::forward` is the one of
+/// [`crate::cpu`] or of `crate::cuda`. `$T` is the element type, `f32` or `f64` (a GPU computes in `f32` alone).
+macro_rules! kernel {
+    ($op:expr, $x:expr, $T:ident => $body:expr) => {
+        match ($x.device(), $x.dtype()) {
+            #[cfg(feature = "cuda")]
+            ($crate::tensor::Device::Cuda(_), $crate::tensor::DType::F32) => {
+                #[allow(unused_imports)]
+                use $crate::cuda::kernels::*;
+                type $T = f32;
+                $body
+            }
+            #[cfg(feature = "cuda")]
+            ($crate::tensor::Device::Cuda(_), other) => {
+                return Err($crate::error::Error::op(
+                    $op,
+                    format!("a GPU computes in f32, not in {other}; convert with to_dtype first"),
+                ));
+            }
+            (_, dtype) => $crate::tensor::for_float!($op, dtype, $T => $body),
+        }
+    };
+}
+/// As [`kernel!`], for kernels that move elements of any dtype.
+macro_rules! kernel_any {
+    ($x:expr, $E:ident => $body:expr) => {
+        match ($x.device(), $x.dtype()) {
+            #[cfg(feature = "cuda")]
+            ($crate::tensor::Device::Cuda(_), dtype) => {
+                #[allow(unused_imports)]
+                use $crate::cuda::kernels::*;
+                $crate::tensor::for_any!(dtype, $E => $body)
+            }
+            (_, dtype) => $crate::tensor::for_any!(dtype, $E => $body),
+        }
+    };
+}
+pub(crate) use {for_any, for_float, kernel, kernel_any};
 
 /// An n-dimensional array of one dtype on one device, with an optional history for autograd.
 ///
@@ -97,18 +139,51 @@ impl Tensor {
     /// When the element count overflows or the memory cannot be had.
     #[track_caller]
     pub fn empty(shape: impl IntoShape, dtype: DType) -> Result<Tensor> {
+        Tensor::empty_on(shape, dtype, Device::Cpu)
+    }
+
+    /// As [`Tensor::empty`], on `device`.
+    ///
+    /// # Errors
+    /// As [`Tensor::empty`], and when the device is not there.
+    #[track_caller]
+    pub fn empty_on(shape: impl IntoShape, dtype: DType, device: Device) -> Result<Tensor> {
         let shape = shape.into_shape();
         let bytes = checked_numel(&shape).and_then(|n| n.checked_mul(dtype.size()));
         let bytes = bytes.ok_or_else(|| {
             Error::op("empty", format!("shape {shape:?} has more elements than can be counted"))
         })?;
         Ok(Tensor {
-            storage: Storage::new(bytes)?,
+            storage: Storage::new(bytes, device)?,
             layout: Layout::contiguous(shape),
             dtype,
-            device: Device::Cpu,
+            device,
             history: None,
         })
+    }
+
+    /// A tensor of `shape` with this one's dtype and device, whose elements have arbitrary values.
+    ///
+    /// # Errors
+    /// As [`Tensor::empty`].
+    #[track_caller]
+    pub fn new_empty(&self, shape: impl IntoShape) -> Result<Tensor> {
+        Tensor::empty_on(shape, self.dtype, self.device)
+    }
+
+    /// A tensor of `shape` with this one's dtype and device, filled with `value`.
+    ///
+    /// # Errors
+    /// As [`Tensor::empty`].
+    #[track_caller]
+    pub fn new_full(&self, shape: impl IntoShape, value: f64) -> Result<Tensor> {
+        if self.device == Device::Cpu {
+            return Tensor::full(shape, value, self.dtype);
+        }
+        // One number goes to the device and is repeated there.
+        let shape = shape.into_shape();
+        let one = Tensor::full((), value, self.dtype)?.moved(self.device)?;
+        one.with_layout(one.layout.expand(&shape)).copy()
     }
 
     /// A tensor of `shape` filled with `value` (rounded to `dtype`).
@@ -119,11 +194,11 @@ impl Tensor {
     pub fn full(shape: impl IntoShape, value: f64, dtype: DType) -> Result<Tensor> {
         let mut out = Tensor::empty(shape, dtype)?;
         match dtype {
-            DType::F32 => out.slice_mut::<f32>().fill(value as f32),
-            DType::F64 => out.slice_mut::<f64>().fill(value),
-            DType::BF16 => out.slice_mut().fill(half::bf16::from_f64(value)),
-            DType::F16 => out.slice_mut().fill(half::f16::from_f64(value)),
-            DType::U32 => out.slice_mut::<u32>().fill(value as u32),
+            DType::F32 => out.slice_mut::<&mut [f32]>().fill(value as f32),
+            DType::F64 => out.slice_mut::<&mut [f64]>().fill(value),
+            DType::BF16 => out.slice_mut::<&mut [half::bf16]>().fill(half::bf16::from_f64(value)),
+            DType::F16 => out.slice_mut::<&mut [half::f16]>().fill(half::f16::from_f64(value)),
+            DType::U32 => out.slice_mut::<&mut [u32]>().fill(value as u32),
         }
         Ok(out)
     }
@@ -169,7 +244,7 @@ impl Tensor {
             ));
         }
         let mut out = Tensor::empty(shape, E::DTYPE)?;
-        out.slice_mut::<E>().copy_from_slice(data);
+        out.slice_mut::<&mut [E]>().copy_from_slice(data);
         Ok(out)
     }
 
@@ -192,7 +267,7 @@ impl Tensor {
     #[track_caller]
     pub fn randn(shape: impl IntoShape, dtype: DType, key: Key) -> Result<Tensor> {
         let mut out = Tensor::empty(shape, dtype)?;
-        for_float!("randn", dtype, T => philox::normal(out.slice_mut::<T>(), key));
+        for_float!("randn", dtype, T => philox::normal::<T>(out.slice_mut(), key));
         Ok(out)
     }
 
@@ -204,7 +279,7 @@ impl Tensor {
     #[track_caller]
     pub fn rand(shape: impl IntoShape, dtype: DType, key: Key) -> Result<Tensor> {
         let mut out = Tensor::empty(shape, dtype)?;
-        for_float!("rand", dtype, T => philox::uniform(out.slice_mut::<T>(), key));
+        for_float!("rand", dtype, T => philox::uniform::<T>(out.slice_mut(), key));
         Ok(out)
     }
 
@@ -280,6 +355,7 @@ impl Tensor {
     #[track_caller]
     pub fn as_slice<E: Element>(&self) -> Result<&[E]> {
         self.expect_dtype::<E>("as_slice")?;
+        self.expect_host("as_slice")?;
         if !self.is_contiguous() {
             return Err(Error::op(
                 "as_slice",
@@ -300,7 +376,9 @@ impl Tensor {
     #[track_caller]
     pub fn to_vec<E: Element>(&self) -> Result<Vec<E>> {
         self.expect_dtype::<E>("to_vec")?;
-        Ok(self.packed()?.slice_ref::<E>().to_vec())
+        let here = self.moved(Device::Cpu)?.packed()?;
+        let elements: &[E] = here.slice_ref();
+        Ok(elements.to_vec())
     }
 
     /// All elements as `f64`, row-major, whatever the dtype.
@@ -308,7 +386,7 @@ impl Tensor {
     /// # Errors
     /// When memory for the copy cannot be had.
     pub fn to_f64_vec(&self) -> Result<Vec<f64>> {
-        self.cast(DType::F64)?.to_vec::<f64>()
+        self.moved(Device::Cpu)?.cast(DType::F64)?.to_vec::<f64>()
     }
 
     /// The value of a tensor that has exactly one element.
@@ -322,6 +400,9 @@ impl Tensor {
                 "item",
                 format!("shape {:?} has {} elements, not 1", self.shape(), self.numel()),
             ));
+        }
+        if self.device != Device::Cpu {
+            return self.moved(Device::Cpu)?.item();
         }
         let at = self.layout.offset;
         Ok(match self.dtype {
@@ -341,6 +422,17 @@ impl Tensor {
         Err(Error::op(op, format!("the tensor holds {}, not {}", self.dtype, E::DTYPE)))
     }
 
+    #[track_caller]
+    fn expect_host(&self, op: &'static str) -> Result<()> {
+        if self.device == Device::Cpu {
+            return Ok(());
+        }
+        Err(Error::op(
+            op,
+            format!("the tensor lies on {}; call to_device(Device::Cpu) first", self.device),
+        ))
+    }
+
     // ---- writing ------------------------------------------------------------------------------
 
     /// The elements for writing. Shared or strided data is first copied into a buffer of its own, so
@@ -352,16 +444,23 @@ impl Tensor {
     #[track_caller]
     pub fn make_mut<E: Element>(&mut self) -> Result<&mut [E]> {
         self.expect_dtype::<E>("make_mut")?;
+        self.expect_host("make_mut")?;
         if self.history.is_some() {
             return Err(Error::op(
                 "make_mut",
                 "the tensor is tracked by autograd; detach() it first",
             ));
         }
-        if !(self.storage.is_unique() && self.is_contiguous()) {
+        self.own()?;
+        Ok(self.slice_mut())
+    }
+
+    /// Makes this tensor the sole owner of a contiguous buffer, by a copy where it is not yet.
+    pub(crate) fn own(&mut self) -> Result<()> {
+        if !self.is_owned() {
             *self = self.copy()?;
         }
-        Ok(self.slice_mut())
+        Ok(())
     }
 
     /// Whether writing would touch nobody else: sole owner and contiguous.
@@ -371,31 +470,36 @@ impl Tensor {
 
     // ---- for the floors above -----------------------------------------------------------------
 
-    /// The elements of a contiguous tensor of type `E`; the caller has checked both.
-    pub(crate) fn slice_ref<E: Element>(&self) -> &[E] {
-        debug_assert!(self.dtype == E::DTYPE && self.is_contiguous());
-        if self.numel() == 0 {
-            return &[]; // an empty view may begin beyond the end of its buffer
-        }
-        &self.storage.as_slice()[self.layout.offset..][..self.numel()]
+    /// The elements of a contiguous tensor; the caller has checked its type.
+    pub(crate) fn slice_ref<'a, S: View<'a>>(&'a self) -> S {
+        self.slice_from(0)
+    }
+
+    /// The elements of a contiguous tensor from its element `start` on (none beyond its end).
+    pub(crate) fn slice_from<'a, S: View<'a>>(&'a self, start: usize) -> S {
+        debug_assert!(self.is_contiguous());
+        S::of(self, self.layout.offset + start, self.numel().saturating_sub(start))
     }
 
     /// The buffer from the first element on, for kernels that take strides. Empty for empty tensors.
-    pub(crate) fn strided_ref<E: Element>(&self) -> &[E] {
-        debug_assert!(self.dtype == E::DTYPE);
-        if self.numel() == 0 {
-            return &[];
-        }
-        &self.storage.as_slice()[self.layout.offset..]
+    pub(crate) fn strided_ref<'a, S: View<'a>>(&'a self) -> S {
+        let len = match self.numel() {
+            0 => 0,
+            _ => self.storage.bytes() / self.dtype.size() - self.layout.offset,
+        };
+        S::of(self, self.layout.offset, len)
     }
 
     /// The elements of a tensor that was just made and has one owner.
-    pub(crate) fn slice_mut<E: Element>(&mut self) -> &mut [E] {
-        debug_assert!(self.dtype == E::DTYPE && self.is_contiguous());
+    pub(crate) fn slice_mut<'a, S: ViewMut<'a>>(&'a mut self) -> S {
+        self.slice_mut_from(0)
+    }
+
+    /// As [`Tensor::slice_mut`], from element `start` on.
+    pub(crate) fn slice_mut_from<'a, S: ViewMut<'a>>(&'a mut self, start: usize) -> S {
+        debug_assert!(self.is_contiguous());
         let (offset, numel) = (self.layout.offset, self.numel());
-        let whole =
-            self.storage.as_mut_slice().expect("only a tensor with one owner is written to");
-        &mut whole[offset..][..numel]
+        S::of(self, offset + start, numel - start)
     }
 
     pub(crate) fn layout(&self) -> &Layout {
@@ -415,8 +519,8 @@ impl Tensor {
 
     /// A contiguous copy without history.
     pub(crate) fn copy(&self) -> Result<Tensor> {
-        let mut out = Tensor::empty(self.shape(), self.dtype)?;
-        for_any!(self.dtype, E => strided::copy::<E>(
+        let mut out = self.new_empty(self.shape())?;
+        kernel_any!(self, E => strided::copy::<E>(
             out.slice_mut(), self.strided_ref(), self.strides(), self.shape()
         ));
         Ok(out)
@@ -433,17 +537,52 @@ impl Tensor {
             return self.packed();
         }
         let from = self.packed()?;
-        let mut out = Tensor::empty(self.shape(), dtype)?;
-        for_any!(self.dtype, A => for_any!(dtype, B => {
+        let mut out = Tensor::empty_on(self.shape(), dtype, self.device)?;
+        kernel_any!(self, A => for_any!(dtype, B => {
             strided::cast::<A, B>(out.slice_mut(), from.slice_ref())
         }));
         Ok(out)
     }
 
+    /// The same elements on `device`, without history; contiguous where they had to be copied.
+    pub(crate) fn moved(&self, device: Device) -> Result<Tensor> {
+        if device == self.device {
+            return Ok(self.detach());
+        }
+        let from = self.packed()?;
+        let mut to = Tensor::empty_on(self.shape(), self.dtype, device)?;
+        #[cfg(feature = "cuda")]
+        from.transfer(&mut to)?;
+        #[cfg(not(feature = "cuda"))]
+        let _ = (from, &mut to); // there is no other device to make `to` on
+        Ok(to)
+    }
+
+    /// Copies the elements of a contiguous tensor to one of the same shape on another device.
+    #[cfg(feature = "cuda")]
+    fn transfer(&self, to: &mut Tensor) -> Result<()> {
+        let (start, bytes) =
+            (self.layout.offset * self.dtype.size(), self.numel() * self.dtype.size());
+        match (&self.storage, &mut to.storage) {
+            (Storage::Host(_), Storage::Cuda(buffer)) => {
+                buffer.upload(&self.storage.as_slice::<u8>()[start..][..bytes])
+            }
+            (Storage::Cuda(buffer), to @ Storage::Host(_)) => {
+                let bytes_here = to.as_mut_slice::<u8>().expect("a new buffer has one owner");
+                buffer.download(start, &mut bytes_here[..bytes])
+            }
+            _ => {
+                // From one GPU to another, by way of main memory.
+                *to = self.moved(Device::Cpu)?.moved(to.device)?;
+                Ok(())
+            }
+        }
+    }
+
     /// A copy of the whole buffer under the same layout, for changing single elements of it.
     pub(crate) fn duplicate_with(&self, change: impl FnOnce(&mut [f64])) -> Result<Tensor> {
         let whole = self.storage.as_slice::<f64>();
-        let mut storage = Storage::new(std::mem::size_of_val(whole))?;
+        let mut storage = Storage::new(std::mem::size_of_val(whole), Device::Cpu)?;
         let copy = storage.as_mut_slice::<f64>().expect("a new buffer has one owner");
         copy[..whole.len()].copy_from_slice(whole);
         change(copy);

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use bytemuck::{Pod, Zeroable};
 
-use super::dtype::Element;
+use super::dtype::Device;
 use crate::error::{Error, Result};
 
 /// One cache line.
@@ -28,47 +28,103 @@ struct Buffer {
     lines: Vec<Line>,
 }
 
-/// A shared handle on a pooled buffer; the last one to be dropped gives the buffer back.
+/// A shared handle on the memory of a tensor.
 #[derive(Clone)]
-pub(crate) struct Storage {
-    // `None` only while `drop` runs.
-    buffer: Option<Arc<Buffer>>,
+pub(crate) enum Storage {
+    /// Main memory.
+    Host(Pooled),
+    /// The memory of a GPU; it comes from a pool of its own.
+    #[cfg(feature = "cuda")]
+    Cuda(Arc<crate::cuda::Buffer>),
 }
 
 impl Storage {
     /// A buffer of at least `bytes` bytes with arbitrary (but valid) content.
-    pub(crate) fn new(bytes: usize) -> Result<Storage> {
+    pub(crate) fn new(bytes: usize, device: Device) -> Result<Storage> {
+        match device {
+            Device::Cpu => Ok(Storage::Host(Pooled::new(bytes)?)),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(number) => {
+                Ok(Storage::Cuda(Arc::new(crate::cuda::Buffer::new(bytes, number)?)))
+            }
+            #[cfg(not(feature = "cuda"))]
+            Device::Cuda(_) => Err(Error::Failed(
+                "this build has no CUDA part; build with `cargo build --release --features cuda`"
+                    .into(),
+            )),
+        }
+    }
+
+    /// The size of the whole buffer.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Storage::Host(memory) => memory.buffer().lines.len() * LINE,
+            #[cfg(feature = "cuda")]
+            Storage::Cuda(memory) => memory.bytes(),
+        }
+    }
+
+    /// The whole buffer as elements of type `E`. Callers have asked where it lives.
+    pub(crate) fn as_slice<E: Pod>(&self) -> &[E] {
+        match self {
+            Storage::Host(memory) => bytemuck::cast_slice(&memory.buffer().lines),
+            #[cfg(feature = "cuda")]
+            Storage::Cuda(_) => panic!("the memory of a GPU was read as main memory"),
+        }
+    }
+
+    /// The whole buffer for writing, if this is its only owner and it is main memory.
+    pub(crate) fn as_mut_slice<E: Pod>(&mut self) -> Option<&mut [E]> {
+        match self {
+            Storage::Host(memory) => {
+                let buffer = Arc::get_mut(memory.buffer.as_mut()?)?;
+                Some(bytemuck::cast_slice_mut(&mut buffer.lines))
+            }
+            #[cfg(feature = "cuda")]
+            Storage::Cuda(_) => None,
+        }
+    }
+
+    /// Whether no other tensor shares the buffer.
+    pub(crate) fn is_unique(&self) -> bool {
+        match self {
+            Storage::Host(memory) => Arc::strong_count(memory.buffer()) == 1,
+            #[cfg(feature = "cuda")]
+            Storage::Cuda(memory) => Arc::strong_count(memory) == 1,
+        }
+    }
+
+    /// Whether both handles are on the same buffer.
+    pub(crate) fn same(&self, other: &Storage) -> bool {
+        match (self, other) {
+            (Storage::Host(a), Storage::Host(b)) => Arc::ptr_eq(a.buffer(), b.buffer()),
+            #[cfg(feature = "cuda")]
+            (Storage::Cuda(a), Storage::Cuda(b)) => Arc::ptr_eq(a, b),
+            #[cfg(feature = "cuda")]
+            _ => false,
+        }
+    }
+}
+
+/// A shared handle on a pooled buffer; the last one to be dropped gives the buffer back.
+#[derive(Clone)]
+pub(crate) struct Pooled {
+    // `None` only while `drop` runs.
+    buffer: Option<Arc<Buffer>>,
+}
+
+impl Pooled {
+    fn new(bytes: usize) -> Result<Pooled> {
         let buffer = POOL.get(bytes.div_ceil(LINE))?;
-        Ok(Storage { buffer: Some(buffer) })
+        Ok(Pooled { buffer: Some(buffer) })
     }
 
     fn buffer(&self) -> &Arc<Buffer> {
         self.buffer.as_ref().expect("a live storage has its buffer")
     }
-
-    /// The whole buffer as elements of type `E`.
-    pub(crate) fn as_slice<E: Element>(&self) -> &[E] {
-        bytemuck::cast_slice(&self.buffer().lines)
-    }
-
-    /// The whole buffer for writing, if this is its only owner.
-    pub(crate) fn as_mut_slice<E: Element>(&mut self) -> Option<&mut [E]> {
-        let buffer = Arc::get_mut(self.buffer.as_mut()?)?;
-        Some(bytemuck::cast_slice_mut(&mut buffer.lines))
-    }
-
-    /// Whether no other tensor shares the buffer.
-    pub(crate) fn is_unique(&self) -> bool {
-        Arc::strong_count(self.buffer()) == 1
-    }
-
-    /// Whether both handles are on the same buffer.
-    pub(crate) fn same(&self, other: &Storage) -> bool {
-        Arc::ptr_eq(self.buffer(), other.buffer())
-    }
 }
 
-impl Drop for Storage {
+impl Drop for Pooled {
     fn drop(&mut self) {
         if let Some(mut buffer) = self.buffer.take()
             && Arc::get_mut(&mut buffer).is_some()
@@ -230,17 +286,17 @@ mod tests {
     fn buffers_are_aligned_and_come_back() {
         // A size no other test uses.
         let bytes = 7_654_321;
-        let first = Storage::new(bytes).unwrap();
+        let first = Storage::new(bytes, Device::Cpu).unwrap();
         let address = first.as_slice::<f32>().as_ptr();
         assert_eq!(address as usize % 64, 0);
         drop(first);
-        let second = Storage::new(bytes).unwrap();
+        let second = Storage::new(bytes, Device::Cpu).unwrap();
         assert_eq!(second.as_slice::<f32>().as_ptr(), address, "the same buffer is used again");
     }
 
     #[test]
     fn absurd_sizes_are_refused_not_aborted() {
-        assert!(Storage::new(usize::MAX / 2).is_err());
-        assert!(Storage::new(1 << 60).is_err());
+        assert!(Storage::new(usize::MAX / 2, Device::Cpu).is_err());
+        assert!(Storage::new(1 << 60, Device::Cpu).is_err());
     }
 }

@@ -10,9 +10,10 @@ use crate::autograd::{trace, training};
 use crate::cpu::norm;
 use crate::error::Result;
 use crate::nn::Module;
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, Device, Tensor};
 
 fn is_finite(x: &Tensor) -> Result<bool> {
+    let x = x.to_device(Device::Cpu)?;
     Ok(match x.dtype() {
         DType::U32 => true,
         DType::F32 => norm::all_finite::<f32>(x.packed()?.slice_ref()),

@@ -11,12 +11,14 @@
 
 use std::collections::HashMap;
 
-use crate::cpu::adamw::AdamW;
+use crate::cpu::adamw::{self, AdamW};
 use crate::cpu::norm;
-use crate::cpu::sgd::Sgd;
+use crate::cpu::sgd::{self, Sgd};
 use crate::error::{Error, Result};
 use crate::nn::{Module, Parameter};
-use crate::tensor::{DType, Tensor};
+#[cfg(feature = "cuda")]
+use crate::tensor::Device;
+use crate::tensor::{DType, Tensor, kernel};
 
 /// The rule of the update and its constants.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -134,18 +136,36 @@ impl Optimizer {
     /// When a gradient is not `f32`.
     pub fn gradient_norm(module: &dyn Module) -> Result<f64> {
         let mut sum = 0.0f64;
+        #[cfg(feature = "cuda")]
+        let mut on_gpu = Vec::new();
         let mut result = Ok(());
         module.for_each_parameter(&mut |_: &str, parameter: &Parameter| {
             if let Some(grad) = parameter.grad()
                 && result.is_ok()
             {
+                #[cfg(feature = "cuda")]
+                if let Device::Cuda(_) = grad.device() {
+                    on_gpu.push(grad);
+                    return;
+                }
                 match grad.as_slice::<f32>() {
                     Ok(grad) => sum += norm::sum_of_squares::<f32>(grad),
                     Err(error) => result = Err(error),
                 }
             }
         });
-        result.map(|()| sum.sqrt())
+        result?;
+        #[cfg(feature = "cuda")]
+        if let Some(first) = on_gpu.first() {
+            // All sums first, then one wait for them.
+            let mut sums = Tensor::empty_on(on_gpu.len(), DType::F64, first.device())?;
+            for (i, grad) in on_gpu.iter().enumerate() {
+                let x = grad.slice_ref();
+                crate::cuda::kernels::norm::sum_of_squares(sums.slice_mut_from(i), x);
+            }
+            sum += sums.to_vec::<f64>()?.iter().sum::<f64>();
+        }
+        Ok(sum.sqrt())
     }
 
     /// The factor that brings a gradient of norm `norm` down to `max_norm`; 1 where it is below, or
@@ -226,7 +246,10 @@ impl Optimizer {
                         if value.shape() == parameter.shape().as_slice()
                             && value.dtype() == DType::F32 =>
                     {
-                        slot.moments.push(value);
+                        match value.moved(parameter.device()) {
+                            Ok(value) => slot.moments.push(value),
+                            Err(error) => result = Err(error),
+                        }
                     }
                     Some(value) => {
                         result = Err(Error::Data(format!(
@@ -262,11 +285,12 @@ impl Slot {
         let Some(mut grad) = parameter.take_grad() else { return Ok(()) };
         if self.moments.is_empty() {
             for _ in algorithm.moments() {
-                self.moments.push(Tensor::zeros(parameter.shape(), DType::F32)?);
+                self.moments.push(grad.new_full(parameter.shape(), 0.0)?);
             }
         }
         self.step += 1;
-        let g = grad.make_mut::<f32>()?;
+        grad.own()?;
+        self.moments.iter_mut().try_for_each(Tensor::own)?;
         let (lr, weight_decay) = (lr * self.group.lr_scale, self.group.weight_decay);
         let step = self.step;
         match algorithm {
@@ -282,8 +306,12 @@ impl Slot {
                     zero_grad: false,
                 };
                 let [m, v] = self.moments.as_mut_slice() else { return Ok(()) };
-                let (m, v) = (m.make_mut::<f32>()?, v.make_mut::<f32>()?);
-                parameter.update(|p| rule.update(p, g, m, v))
+                parameter.change(|p| {
+                    kernel!("adamw", p, T => adamw::update::<T>(
+                        &rule, p.slice_mut(), grad.slice_mut(), m.slice_mut(), v.slice_mut()
+                    ));
+                    Ok(())
+                })
             }
             Algorithm::Sgd { momentum, nesterov } => {
                 let rule = Sgd {
@@ -296,11 +324,13 @@ impl Slot {
                     grad_scale,
                     zero_grad: false,
                 };
-                let buffer = match self.moments.first_mut() {
-                    Some(buffer) => buffer.make_mut::<f32>()?,
-                    None => &mut [],
-                };
-                parameter.update(|p| rule.update(p, g, buffer))
+                let mut buffer = self.moments.first_mut();
+                parameter.change(|p| {
+                    kernel!("sgd", p, T => sgd::update::<T>(
+                        &rule, p.slice_mut(), grad.slice_mut(), buffer.as_mut().map(|b| b.slice_mut())
+                    ));
+                    Ok(())
+                })
             }
         }
     }

@@ -3,13 +3,13 @@
 use safetensors::tensor::{Dtype, TensorView};
 
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, Device, Tensor};
 
 /// The file's bytes. All tensors are `f32`.
 pub(super) fn to_bytes(tensors: &[(String, Tensor)]) -> Result<Vec<u8>> {
     let mut packed = Vec::with_capacity(tensors.len());
     for (name, tensor) in tensors {
-        packed.push((name.as_str(), tensor.cast(DType::F32)?));
+        packed.push((name.as_str(), tensor.moved(Device::Cpu)?.cast(DType::F32)?));
     }
     let views = packed.iter().map(|(name, tensor)| {
         let bytes = bytemuck::cast_slice::<f32, u8>(tensor.slice_ref());

@@ -306,11 +306,12 @@ pub fn evaluate(
         let gold: Vec<u32> = chunk.iter().map(|&i| examples.labels[i]).collect();
         no_grad(|| -> Result<()> {
             let logits = logits(model, &rows, pad_id)?;
-            let loss = cross_entropy(&logits, &Tensor::from_slice(&gold, gold.len())?, &options)?;
+            let targets = Tensor::from_slice(&gold, gold.len())?.to_device(logits.device())?;
+            let loss = cross_entropy(&logits, &targets, &options)?;
             for (&i, loss) in chunk.iter().zip(loss.to_f64_vec()?) {
                 losses[i] = loss;
             }
-            for (gold, row) in gold.iter().zip(logits.as_slice::<f32>()?.chunks(classes)) {
+            for (gold, row) in gold.iter().zip(logits.to_vec::<f32>()?.chunks(classes)) {
                 confusion.add(*gold as usize, crate::train::sampling::argmax(row) as usize);
             }
             Ok(())
@@ -351,12 +352,15 @@ impl Task for ClassifyTask {
         let rows: Vec<&Sequence> = chosen.iter().map(|&i| &self.train.sequences[i]).collect();
         let gold: Vec<u32> = chosen.iter().map(|&i| self.train.labels[i]).collect();
         let logits = logits(&self.model, &rows, self.pad_id)?;
+        let weights = &self.class_weights;
+        let weights = weights.as_ref().map(|w| w.to_device(logits.device())).transpose()?;
         let options = CrossEntropy {
             label_smoothing: self.label_smoothing,
-            weight: self.class_weights.clone(),
+            weight: weights,
             ..CrossEntropy::default()
         };
-        let loss = cross_entropy(&logits, &Tensor::from_slice(&gold, gold.len())?, &options)?;
+        let targets = Tensor::from_slice(&gold, gold.len())?.to_device(logits.device())?;
+        let loss = cross_entropy(&logits, &targets, &options)?;
         let tokens = rows.iter().map(|row| row.ids.len() as u64).sum();
         Ok(Loss { loss, count: gold.len() as u64, tokens })
     }

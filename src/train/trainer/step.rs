@@ -5,7 +5,6 @@ use serde_json::json;
 use super::Trainer;
 use crate::autograd::{no_grad, training};
 use crate::error::{Error, Result};
-use crate::tensor::Tensor;
 use crate::train::config::OnNonfinite;
 use crate::train::data::Cursor;
 use crate::train::nonfinite;
@@ -84,7 +83,7 @@ impl Trainer<'_, '_> {
                 first = count;
             }
             let share = count / first;
-            out.loss.backward_with(Tensor::full((), share, out.loss.dtype())?)?;
+            out.loss.backward_with(out.loss.new_full((), share)?)?;
             loss_sum += value * share;
             weight += share;
             tokens += out.tokens;

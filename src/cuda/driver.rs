@@ -1,0 +1,238 @@
+//! NVIDIA's driver: the few calls that are used here, each returning a `Result` in words.
+//!
+//! The functions come from `libcuda`, which `cudarc` opens at run time. `HANDLOOM_LIBCUDA` names
+//! another library of the same functions, such as the emulator of `kernels/emu/`: it is opened first, and being known
+//! under the driver's name it is the one that is found.
+
+use std::ffi::{CStr, CString, c_void};
+use std::sync::OnceLock;
+
+use cudarc::driver::sys;
+
+pub(super) use sys::{CUdeviceptr as Address, CUfunction as Function, CUmodule as Module};
+
+/// A handle of the driver's. The driver allows its use from any thread.
+#[derive(Clone, Copy)]
+pub(super) struct Handle<T>(pub(super) T);
+// SAFETY: handles are opaque numbers; the driver's functions lock for themselves.
+unsafe impl<T> Send for Handle<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for Handle<T> {}
+
+/// An answer of the driver's, or what it complains about.
+type Answer<T> = Result<T, String>;
+
+fn check(what: &str, code: sys::CUresult) -> Answer<()> {
+    if code == sys::CUresult::CUDA_SUCCESS {
+        return Ok(());
+    }
+    let mut text = std::ptr::null();
+    // SAFETY: `text` is a place for a pointer; the driver's strings live as long as the program.
+    let known = unsafe { sys::cuGetErrorString(code, &mut text) } == sys::CUresult::CUDA_SUCCESS;
+    let text = if known && !text.is_null() {
+        // SAFETY: the driver gives a terminated string.
+        unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+    } else {
+        format!("error {}", code as u32)
+    };
+    Err(format!("{what}: {text}"))
+}
+
+/// Opens the driver, once. The error is a sentence for the user.
+pub(super) fn open() -> Answer<()> {
+    static OPENED: OnceLock<Answer<()>> = OnceLock::new();
+    OPENED
+        .get_or_init(|| {
+            if let Some(path) = std::env::var_os("HANDLOOM_LIBCUDA").filter(|p| !p.is_empty()) {
+                // SAFETY: whoever names a library wants its initialisers run.
+                let library = unsafe { libloading::Library::new(&path) };
+                let library = library.map_err(|e| {
+                    format!("HANDLOOM_LIBCUDA={} cannot be opened: {e}", path.to_string_lossy())
+                })?;
+                std::mem::forget(library); // stays open, to be found by name
+            }
+            // SAFETY: looks for a library and opens it.
+            if !unsafe { sys::is_culib_present() } {
+                return Err(
+                    "there is no NVIDIA driver on this machine (libcuda was not found); install \
+                            the driver, or compute on the CPU"
+                        .into(),
+                );
+            }
+            // SAFETY: the first call of the driver; it takes no pointers.
+            check("the NVIDIA driver does not start", unsafe { sys::cuInit(0) })
+        })
+        .clone()
+}
+
+/// How many devices there are.
+pub(super) fn device_count() -> Answer<usize> {
+    let mut count = 0;
+    // SAFETY: writes one number.
+    check("counting devices", unsafe { sys::cuDeviceGetCount(&mut count) })?;
+    Ok(count.max(0) as usize)
+}
+
+/// What a device says of itself.
+pub(super) struct Facts {
+    pub(super) device: sys::CUdevice,
+    pub(super) name: String,
+    pub(super) capability: (u32, u32),
+    pub(super) memory_bytes: usize,
+    pub(super) shared_bytes: u32,
+}
+
+pub(super) fn facts(number: usize) -> Answer<Facts> {
+    use sys::CUdevice_attribute_enum as Attribute;
+    let mut device = 0;
+    // SAFETY: writes one number.
+    check("opening the device", unsafe { sys::cuDeviceGet(&mut device, number as i32) })?;
+    let attribute = |attribute: Attribute| {
+        let mut value = 0;
+        // SAFETY: writes one number.
+        let code = unsafe { sys::cuDeviceGetAttribute(&mut value, attribute, device) };
+        check("asking the device", code).map(|()| value.max(0) as u32)
+    };
+    let mut name = [0u8; 128];
+    // SAFETY: writes a terminated string of at most 128 bytes.
+    let code = unsafe { sys::cuDeviceGetName(name.as_mut_ptr().cast(), 128, device) };
+    check("asking the device's name", code)?;
+    let mut memory_bytes = 0;
+    // SAFETY: writes one number.
+    let code = unsafe { sys::cuDeviceTotalMem_v2(&mut memory_bytes, device) };
+    check("asking the device's memory", code)?;
+    Ok(Facts {
+        device,
+        name: CStr::from_bytes_until_nul(&name)
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default(),
+        capability: (
+            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        ),
+        memory_bytes,
+        shared_bytes: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+    })
+}
+
+/// The device's primary context and a stream of its own in it; the context is current afterwards.
+pub(super) fn context(
+    device: sys::CUdevice,
+) -> Answer<(Handle<sys::CUcontext>, Handle<sys::CUstream>)> {
+    let mut context = std::ptr::null_mut();
+    // SAFETY: writes one handle.
+    let code = unsafe { sys::cuDevicePrimaryCtxRetain(&mut context, device) };
+    check("taking the device", code)?;
+    enter(Handle(context))?;
+    let mut stream = std::ptr::null_mut();
+    // SAFETY: writes one handle. Flag 1: independent of the default stream.
+    check("making a stream", unsafe { sys::cuStreamCreate(&mut stream, 1) })?;
+    Ok((Handle(context), Handle(stream)))
+}
+
+/// Makes a context the calling thread's current one.
+pub(super) fn enter(context: Handle<sys::CUcontext>) -> Answer<()> {
+    // SAFETY: the context is retained for as long as the program runs.
+    check("entering the device", unsafe { sys::cuCtxSetCurrent(context.0) })
+}
+
+pub(super) type Stream = Handle<sys::CUstream>;
+pub(super) type Context = Handle<sys::CUcontext>;
+
+pub(super) fn synchronize(stream: Stream) -> Answer<()> {
+    // SAFETY: the stream lives as long as the program.
+    check("waiting for the GPU", unsafe { sys::cuStreamSynchronize(stream.0) })
+}
+
+pub(super) fn allocate(bytes: usize) -> Answer<Address> {
+    let mut address = 0;
+    // SAFETY: writes one address.
+    check("allocating", unsafe { sys::cuMemAlloc_v2(&mut address, bytes) })?;
+    Ok(address)
+}
+
+/// Gives back what [`allocate`] gave.
+pub(super) fn free(address: Address) {
+    // SAFETY: the pool frees each of its chunks once, when nothing is in it.
+    let _ = unsafe { sys::cuMemFree_v2(address) };
+}
+
+pub(super) fn fill_bytes(to: Address, value: u8, bytes: usize, stream: Stream) -> Answer<()> {
+    // SAFETY: `to` is the start of at least `bytes` bytes of a live buffer.
+    check("filling", unsafe { sys::cuMemsetD8Async(to, value, bytes, stream.0) })
+}
+
+pub(super) fn upload(to: Address, from: &[u8], stream: Stream) -> Answer<()> {
+    let data: *const c_void = from.as_ptr().cast();
+    // SAFETY: reads `from`, which the driver has copied away when the call returns (memory that is not
+    // pinned); `to` is a live buffer of that size.
+    let code = unsafe { sys::cuMemcpyHtoDAsync_v2(to, data, from.len(), stream.0) };
+    check("copying to the GPU", code)
+}
+
+/// Copies and waits.
+pub(super) fn download(to: &mut [u8], from: Address, stream: Stream) -> Answer<()> {
+    let data: *mut c_void = to.as_mut_ptr().cast();
+    // SAFETY: `to` is borrowed until the stream has been waited for, below.
+    let code = unsafe { sys::cuMemcpyDtoHAsync_v2(data, from, to.len(), stream.0) };
+    let copied = check("copying from the GPU", code);
+    synchronize(stream)?;
+    copied
+}
+
+pub(super) fn load(image: &[u8]) -> Answer<Handle<Module>> {
+    let mut module = std::ptr::null_mut();
+    // SAFETY: the image is a whole fat binary, embedded at build time, which says its own length.
+    let code = unsafe { sys::cuModuleLoadData(&mut module, image.as_ptr().cast()) };
+    check("loading kernels", code)?;
+    Ok(Handle(module))
+}
+
+pub(super) fn function(module: Handle<Module>, name: &str) -> Answer<Handle<Function>> {
+    let text = CString::new(name).map_err(|e| e.to_string())?;
+    let mut function = std::ptr::null_mut();
+    // SAFETY: a live module and a terminated name; writes one handle.
+    let code = unsafe { sys::cuModuleGetFunction(&mut function, module.0, text.as_ptr()) };
+    check(name, code)?;
+    Ok(Handle(function))
+}
+
+/// Lets a kernel have more than the 48 KiB of shared memory that every kernel may have.
+pub(super) fn allow_shared(function: Handle<Function>, bytes: u32) -> Answer<()> {
+    use sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as SHARED;
+    // SAFETY: a live function.
+    let code = unsafe { sys::cuFuncSetAttribute(function.0, SHARED, bytes as i32) };
+    check("asking for shared memory", code)
+}
+
+/// Starts a kernel. `arguments` are the addresses of its parameters' values.
+///
+/// # Safety
+/// The values must have the types of the kernel's parameters, in their order, and the addresses among
+/// them must be those of live buffers that are as large as the kernel takes them to be.
+pub(super) unsafe fn launch(
+    function: Handle<Function>,
+    grid: [u32; 3],
+    block: [u32; 3],
+    shared: u32,
+    stream: Stream,
+    arguments: &mut [*mut c_void],
+) -> Answer<()> {
+    // SAFETY: by the caller. The driver copies the values before it returns.
+    let code = unsafe {
+        sys::cuLaunchKernel(
+            function.0,
+            grid[0],
+            grid[1],
+            grid[2],
+            block[0],
+            block[1],
+            block[2],
+            shared,
+            stream.0,
+            arguments.as_mut_ptr(),
+            std::ptr::null_mut(),
+        )
+    };
+    check("launching", code)
+}
