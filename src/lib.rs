@@ -14,12 +14,15 @@
 //! | [`models`] | gpt, encoder, RNN language models, the tutorial's two models, their heads |
 //! | [`text`] | tokenisers, token files, labelled data, the storyworld |
 //! | [`train`] | optimisers, schedules, the trainer, checkpoints, metrics |
+//! | [`bench`] | roofs of the machine, kernels measured against them, teaching ladders |
 //! | [`cli`] | one file a subcommand |
 //!
 //! A room imports only from the rooms above it in this table (`text` stands beside `nn`).
 #![deny(missing_docs)]
 
 pub mod autograd;
+#[cfg(feature = "cli")]
+pub mod bench;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod cpu;

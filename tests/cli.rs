@@ -3,6 +3,9 @@
 
 #![cfg(feature = "cli")]
 
+#[path = "cli/bench.rs"]
+mod bench;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::cpu::simd::{Kernel, Level, Real, Vector, available_levels, level};
+use crate::cpu::roof;
+use crate::cpu::simd::{Level, available_levels, level};
 
 /// The processor's name as the system gives it, else the architecture.
 pub fn cpu() -> String {
@@ -60,7 +61,7 @@ pub fn peak_flops(time: Duration) -> Option<f64> {
         // The best of short slices: a slice that the scheduler broke says nothing about the core.
         while start.elapsed() < time {
             let slice = Instant::now();
-            flops += f32::dispatch(Spin { rounds: 20_000 });
+            flops += roof::multiply_adds(20_000);
             best = best.max(flops / slice.elapsed().as_secs_f64());
             flops = 0.0;
         }
@@ -68,42 +69,6 @@ pub fn peak_flops(time: Duration) -> Option<f64> {
     });
     let sum: f64 = rates.iter().sum();
     (sum.is_finite() && sum > 0.0).then_some(sum)
-}
-
-/// Independent chains of multiply-adds that never leave the registers.
-struct Spin {
-    rounds: usize,
-}
-
-impl Kernel<f32> for Spin {
-    type Output = f64;
-
-    #[inline(always)]
-    fn run<V: Vector<Elem = f32>>(self) -> f64 {
-        let (rows, vectors) = V::TILE;
-        // As many chains as the widest tile keeps in registers: enough to hide the latency of an FMA
-        // on two ports, never so many that they spill.
-        if rows * vectors >= 12 {
-            chains::<V, 12>(self.rounds)
-        } else {
-            chains::<V, 6>(self.rounds)
-        }
-    }
-}
-
-#[inline(always)]
-fn chains<V: Vector<Elem = f32>, const N: usize>(rounds: usize) -> f64 {
-    let (a, b) = (V::splat(std::hint::black_box(0.999)), V::splat(std::hint::black_box(1e-3)));
-    let mut sums = [V::splat(1.0); N];
-    for _ in 0..rounds {
-        for sum in &mut sums {
-            *sum = sum.mul_add(a, b);
-        }
-    }
-    for sum in sums {
-        std::hint::black_box(sum.sum());
-    }
-    (rounds * N * crate::cpu::simd::LANES * 2) as f64
 }
 
 #[cfg(test)]

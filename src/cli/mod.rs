@@ -11,10 +11,12 @@ mod format;
 mod interrupt;
 pub mod layers;
 mod machine;
+mod roofline;
 mod svg;
 pub mod terminal;
 mod values;
 
+mod bench;
 mod demo;
 mod evaluate;
 mod finetune;
@@ -70,6 +72,7 @@ enum Command {
     Evaluate(evaluate::Evaluate),
     Predict(predict::Predict),
     Generate(generate::Generate),
+    Bench(bench::Bench),
     Info(info::Info),
 }
 
@@ -83,6 +86,7 @@ impl Command {
             Command::Evaluate(command) => command.run(),
             Command::Predict(command) => command.run(),
             Command::Generate(command) => command.run(),
+            Command::Bench(command) => command.run(),
             Command::Info(command) => command.run(),
         }
     }

@@ -141,7 +141,7 @@ fn tick(y: f64, step: f64) -> String {
 }
 
 /// Text for XML.
-fn escape(text: &str) -> String {
+pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 

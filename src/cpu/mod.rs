@@ -33,6 +33,7 @@ pub mod philox;
 pub mod reduce;
 pub mod rms_norm;
 pub mod rnn;
+pub mod roof;
 pub mod sgd;
 pub mod simd;
 pub mod softmax;

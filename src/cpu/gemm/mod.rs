@@ -46,10 +46,13 @@ mod serial;
 #[cfg(test)]
 mod tests;
 mod vector;
+mod yardstick;
 
 use std::any::TypeId;
 
 use super::simd::{Real, Shared};
+
+pub use yardstick::matrixmultiply;
 
 pub(crate) use panels::Panels;
 pub(crate) use serial::{Left, Packed, Right, Side, multiply, packed_room};

@@ -142,18 +142,34 @@ impl Real for f32 {
 
     #[inline]
     fn dispatch<K: Kernel<f32>>(kernel: K) -> K::Output {
-        match level() {
-            // SAFETY: `level` is only ever one that `available_levels` has found on this machine.
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => unsafe { run::avx512(kernel) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => unsafe { run::avx2(kernel) },
-            #[cfg(target_arch = "aarch64")]
-            Level::Neon => kernel.run::<super::neon::F32x4>(),
-            _ => kernel.run::<super::portable::Lanes<f32>>(),
-        }
+        // SAFETY: `level` is only ever one that `available_levels` has found on this machine.
+        unsafe { run_on(level(), kernel) }
     }
+}
+
+/// Runs `kernel` on the instructions of `level`.
+///
+/// # Safety
+/// The machine has them.
+#[inline(always)]
+unsafe fn run_on<K: Kernel<f32>>(level: Level, kernel: K) -> K::Output {
+    match level {
+        // SAFETY: the caller's promise.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { run::avx512(kernel) },
+        // SAFETY: the caller's promise.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { run::avx2(kernel) },
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => kernel.run::<super::neon::F32x4>(),
+        _ => kernel.run::<super::portable::Lanes<f32>>(),
+    }
+}
+
+/// Runs `kernel` at `level`, whatever is in force; `None` where the machine does not have it.
+pub(crate) fn dispatch_at<K: Kernel<f32>>(level: Level, kernel: K) -> Option<K::Output> {
+    // SAFETY: the level has just been found on this machine.
+    available_levels().contains(&level).then(|| unsafe { run_on(level, kernel) })
 }
 
 impl Real for f64 {

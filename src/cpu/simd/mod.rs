@@ -26,6 +26,7 @@
 //!
 //! `f64`, which only checks gradients, runs through the same sources on an array of sixteen.
 
+pub mod dot_bf16;
 mod heads;
 mod isa;
 pub mod math;
@@ -44,6 +45,7 @@ pub use heads::Strides;
 pub(crate) use heads::{Extent, HeadRows, Heads, for_heads};
 #[cfg(test)]
 pub(crate) use isa::at_every_level;
+pub(crate) use isa::dispatch_at;
 pub(crate) use shared::Shared;
 pub(crate) use strips::{Strip, Strips, for_pieces, for_strips};
 

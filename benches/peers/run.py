@@ -1,0 +1,109 @@
+#!/usr/bin/env python3
+"""Handloom beside its peers: both sides measured in turns, in one run, as ratios.
+
+Machines have good and bad minutes. So ours and a peer alternate, group by group, for several
+rounds (ours first in one, the peer first in the next), each round gives one ratio a row, and the
+median of the ratios is told with the smallest and the largest. A ratio above 1: ours is faster.
+
+  cargo build --release
+  python3 benches/peers/run.py                               PyTorch, every group, 5 rounds
+  python3 benches/peers/run.py --only gemm,train --rounds 9
+  python3 benches/peers/run.py --peer crates --only gemm     candle, gemm (built from crates/)
+  python3 benches/peers/run.py --markdown table.md           also as a table for docs/
+
+Flags of a peer's other settings are its environment: for AVX2 on both sides
+  HANDLOOM_ISA=avx2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 …
+"""
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+GROUPS = ["gemm", "rowops", "optim", "attention", "rnn", "train", "decode"]
+
+
+def rows(command):
+    """Runs a program that prints JSON rows; {(op, shape, dtype): row}, the peer's name in front."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(f"run.py: {' '.join(map(str, command))} failed ({done.returncode}):\n{done.stderr}")
+    table = {}
+    for line in done.stdout.splitlines():
+        row = json.loads(line)
+        if row.get("median_s"):
+            key = (row["op"], row["shape"], row["dtype"])
+            table.setdefault(row.get("peer", ""), {})[key] = row
+    return table
+
+
+def speed(row):
+    """The figure of a row in its unit."""
+    if row.get("tokens_per_s"):
+        return f"{row['tokens_per_s']:,.0f} tok/s"
+    if row.get("gflops"):
+        return f"{row['gflops']:.0f} GFLOP/s"
+    return f"{row['gbs']:.1f} GB/s"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--peer", choices=["torch", "crates"], default="torch")
+    parser.add_argument("--only", default="", help=f"groups: {','.join(GROUPS)}")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--handloom", default=ROOT / "target/release/handloom")
+    parser.add_argument("--crates", default=HERE / "crates/target/release/handloom-peers")
+    parser.add_argument("--python", default=sys.executable, help="one that has torch")
+    parser.add_argument("--markdown", help="write the table here")
+    args = parser.parse_args()
+    known = GROUPS if args.peer == "torch" else ["gemm", "train"]
+    groups = args.only.split(",") if args.only else known
+    for group in groups:
+        if group not in known:
+            sys.exit(f"run.py: no group {group} for {args.peer}; there are {', '.join(known)}")
+
+    threads = ["--threads", str(args.threads)]
+    ours = lambda group: [args.handloom, "bench", "--json", "--no-roofs", "--only", group, *threads]
+    if args.peer == "torch":
+        theirs = lambda group: [args.python, HERE / "torch_rows.py", "--only", group, *threads]
+    else:
+        theirs = lambda group: [args.crates, "--only", group, *threads]
+        print(subprocess.run([args.crates, "--features"], stdout=subprocess.PIPE, text=True).stdout)
+
+    ratios, latest = {}, {}
+    for number in range(args.rounds):
+        for group in groups:
+            sides = [("ours", ours(group)), ("theirs", theirs(group))]
+            if number % 2:
+                sides.reverse()
+            found = {side: rows(command) for side, command in sides}
+            mine = found["ours"][""]
+            for peer, table in found["theirs"].items():
+                for key in mine.keys() & table.keys():
+                    ratio = table[key]["median_s"] / mine[key]["median_s"]
+                    ratios.setdefault((peer, key), []).append(ratio)
+                    latest.setdefault((peer, key), []).append((mine[key], table[key]))
+        print(f"round {number + 1} of {args.rounds} done", file=sys.stderr, flush=True)
+
+    lines = ["| operation | shape | dtype | ours | " + args.peer + " | ratio | range |", "|" + "---|" * 7]
+    order = {key: i for i, key in enumerate(ratios)}
+    for (peer, key), list_ in sorted(ratios.items(), key=lambda item: (item[0][0], order[item[0]])):
+        middle = sorted(range(len(list_)), key=list_.__getitem__)[len(list_) // 2]
+        mine, other = latest[(peer, key)][middle]
+        name = f"{speed(other)}" + (f" ({peer})" if peer else "")
+        lines.append(
+            f"| {key[0]} | {key[1]} | {key[2]} | {speed(mine)} | {name} "
+            f"| {statistics.median(list_):.2f} | {min(list_):.2f}-{max(list_):.2f} |"
+        )
+    print("\n".join(lines))
+    if args.markdown:
+        pathlib.Path(args.markdown).write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

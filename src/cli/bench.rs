@@ -1,0 +1,392 @@
+//! `handloom bench`: the machine's roofs, every kernel beside them, ladders, comparisons.
+
+use std::path::{Path, PathBuf};
+
+use super::format::{pad, short};
+use super::terminal::{self, To, bold, dim, green, note, out, red};
+use super::values::count;
+use super::{machine, roofline};
+use crate::bench::compare::{self, Comparison, Verdict};
+use crate::bench::ladder::{self, NAMES};
+use crate::bench::measure::{Effort, Row};
+use crate::bench::roof::{Kind, NOISE, Roofs};
+use crate::bench::{Case, cases, measure};
+use crate::cpu::simd::{available_levels, level};
+use crate::train::control::in_pool;
+use crate::{Error, Result};
+
+/// Measure the machine's roofs and every kernel against them
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  handloom bench                                  everything, some two minutes
+  handloom bench --quick                          small shapes only, seconds
+  handloom bench --only gemm,attention --threads 1
+  handloom bench --only layernorm,train_step --svg roofline.svg
+  handloom bench --ladder gemm                    from three loops to the kernel, rung by rung
+  handloom bench --json > before.jsonl            then change something, and
+  handloom bench --compare before.jsonl           exits with 4 where something became slower
+
+Groups: gemm, rowops, optim, attention, rnn, train, decode. Each result is compared with an f64
+reference before it is timed. HANDLOOM_ISA=avx2 measures another instruction set.")]
+pub struct Bench {
+    /// Groups, or operations by the beginning of their name
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    only: Vec<String>,
+    /// Small shapes and few samples
+    #[arg(long)]
+    quick: bool,
+    /// Threads [default: one a core]
+    #[arg(long, value_name = "N", value_parser = count)]
+    threads: Option<usize>,
+    /// One operation from its formula to its kernel: gemm, attention, layer_norm, softmax, lstm
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["only", "compare", "svg", "json"])]
+    ladder: Option<String>,
+    /// Compare with the rows of an earlier --json
+    #[arg(long, value_name = "FILE")]
+    compare: Option<PathBuf>,
+    /// Draw the roofs and a point for each row
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Leave the roofs out: times alone, sooner
+    #[arg(long, conflicts_with = "svg")]
+    no_roofs: bool,
+    /// Print one JSON object a row
+    #[arg(long)]
+    json: bool,
+}
+
+impl Bench {
+    /// Measures and prints.
+    pub fn run(self) -> Result<()> {
+        // What is wrong with the flags is said before two minutes of measuring.
+        let selected = select(&self.only, self.quick)?;
+        if let Some(name) = &self.ladder
+            && !NAMES.contains(&name.as_str())
+        {
+            ladder::ladder(name, true)?;
+        }
+        let old = match &self.compare {
+            Some(path) => {
+                let rows = compare::read(path)?;
+                compare::same_machine(path, &rows, &machine::cpu(), level().name())?;
+                Some((path.as_path(), rows))
+            }
+            None => None,
+        };
+        if let Some(svg) = &self.svg {
+            let folder = svg.parent().filter(|folder| !folder.as_os_str().is_empty());
+            if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+                let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+                return Err(Error::io(folder, "write into the folder", missing));
+            }
+        }
+        if cfg!(debug_assertions) {
+            terminal::warning("this is a debug build; its times mean nothing (use --release)");
+        }
+        in_pool(self.threads.unwrap_or(0), || self.measure(&selected, old.as_ref()))?
+    }
+
+    fn measure(&self, selected: &[Case], old: Option<&(&Path, Vec<Row>)>) -> Result<()> {
+        let effort = if self.quick { Effort::quick() } else { Effort::full() };
+        let threads = rayon::current_num_threads();
+        let (_, rows) = old.map_or((None, &[][..]), |(path, rows)| (Some(path), rows));
+        let matching = |row: &Row| rows.iter().find(|old| old.key() == row.key());
+        if let Some((path, rows)) = old
+            && !rows.iter().any(|row| {
+                selected
+                    .iter()
+                    .any(|case| (row.op.as_str(), row.shape.as_str()) == (case.op, &*case.shape))
+                    && row.threads == threads
+            })
+        {
+            return Err(Error::Data(format!(
+                "{}: none of its rows is measured here (its first: {} on {} threads; here {threads} \
+                 threads)",
+                path.display(),
+                rows[0].name(),
+                rows[0].threads
+            )));
+        }
+        let roofs = if self.no_roofs {
+            Roofs::unmeasured()
+        } else {
+            note(dim(To::Stderr, "measuring the roofs of this machine …"));
+            Roofs::measure(effort)
+        };
+        if self.json {
+            roofs.list.iter().for_each(|roof| out(roof.json()));
+        } else {
+            print_roofs(&roofs, threads);
+        }
+        if !roofs.steady() && !self.no_roofs {
+            note(format_args!(
+                "roofs vary by {:.0} % between measurements, more than {:.0} %: the machine is not quiet, so \
+                 nothing is said in percent of them",
+                100.0 * roofs.spread,
+                100.0 * NOISE
+            ));
+        }
+        if let Some(name) = &self.ladder {
+            return climb(name, self.quick, &roofs, effort, threads);
+        }
+        if !self.json {
+            out("");
+            out(dim(To::Stdout, head(old.is_some())));
+        }
+        let mut all = Vec::new();
+        let mut slow = Vec::new();
+        let mut verdicts = [0usize; 4];
+        let one = |case: &Case| -> Result<Row> {
+            Ok(Row { cpu: machine::cpu(), ..measure(case, &roofs, effort)? })
+        };
+        for case in selected {
+            let row = one(case)?;
+            let comparison = matching(&row).map(|old| compare::compare(&row, old));
+            match comparison {
+                // Looked at again when everything else is done.
+                Some(c) if c.verdict == Verdict::Slow => slow.push((case, all.len())),
+                Some(c) => verdicts[c.verdict as usize] += 1,
+                None => {}
+            }
+            self.print(&row, comparison.as_ref(), old.is_some());
+            all.push(row);
+        }
+        let mut regressions = Vec::new();
+        if !slow.is_empty() {
+            note(dim(To::Stderr, "looking again at what came out slower …"));
+        }
+        for (case, at) in slow {
+            let row = one(case)?;
+            let Some(old) = matching(&row) else { continue };
+            let second = compare::compare(&row, old);
+            // Slow once and not slow once: nobody knows.
+            let verdict =
+                if second.verdict == Verdict::Slow { Verdict::Slow } else { Verdict::Unsure };
+            verdicts[verdict as usize] += 1;
+            self.print(&row, Some(&Comparison { verdict, ..second }), true);
+            if verdict == Verdict::Slow {
+                regressions.push(format!("{} ({:.2} times the time)", row.name(), second.ratio));
+            }
+            all[at] = row;
+        }
+        if let Some(path) = &self.svg {
+            let drawing = roofline::draw(&machine::cpu(), &roofs, &all);
+            std::fs::write(path, drawing).map_err(|e| Error::io(path, "write", e))?;
+            note(format_args!("drawn: {}", path.display()));
+        }
+        let Some((path, _)) = old else { return Ok(()) };
+        let [same, fast, slow, unsure] = verdicts;
+        note(format_args!(
+            "beside {}: {same} SAME, {fast} FAST, {slow} SLOW, {unsure} UNSURE",
+            path.display()
+        ));
+        if regressions.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Regression(format!(
+            "slower than {} in two measurements: {}",
+            path.display(),
+            regressions.join(", ")
+        )))
+    }
+
+    fn print(&self, row: &Row, comparison: Option<&Comparison>, comparing: bool) {
+        if self.json {
+            let mut value = serde_json::to_value(row).expect("a row is JSON");
+            if let Some(c) = comparison {
+                value["ratio"] = c.ratio.into();
+                value["verdict"] = c.verdict.to_string().into();
+            }
+            return out(value);
+        }
+        let mut line = row_line(row);
+        if comparing {
+            line += "  ";
+            line += &match comparison {
+                None => dim(To::Stdout, "new"),
+                Some(c) => {
+                    let verdict = match c.verdict {
+                        Verdict::Slow => red(To::Stdout, c.verdict),
+                        Verdict::Fast => green(To::Stdout, c.verdict),
+                        _ => c.verdict.to_string(),
+                    };
+                    format!("x{:.2} [{:.2}-{:.2}] {verdict}", c.ratio, c.low, c.high)
+                }
+            };
+        }
+        out(line);
+    }
+}
+
+/// The cases that `only` names: all where it is empty.
+fn select(only: &[String], quick: bool) -> Result<Vec<Case>> {
+    let fits = |case: &Case, word: &str| case.group == word || case.op.starts_with(word);
+    let all = cases::all();
+    for word in only {
+        if word.is_empty() || !all.iter().any(|case| fits(case, word)) {
+            return Err(Error::Usage(format!(
+                "--only {word}: no group and no operation begins like this; groups are {}",
+                cases::groups().join(", ")
+            )));
+        }
+    }
+    let wanted = |case: &Case| only.is_empty() || only.iter().any(|word| fits(case, word));
+    let selected: Vec<Case> =
+        all.into_iter().filter(|case| wanted(case) && (case.quick || !quick)).collect();
+    if selected.is_empty() {
+        return Err(Error::Usage(format!(
+            "--only {} has no small shapes; leave --quick out",
+            only.join(",")
+        )));
+    }
+    Ok(selected)
+}
+
+/// Columns of a row: name, shape, dtype, then numbers.
+const WIDTHS: [usize; 9] = [23, 15, 5, 9, 17, 13, 7, 9, 7];
+
+fn columns(cells: [String; 9]) -> String {
+    let cells = cells.iter().zip(WIDTHS).enumerate();
+    let cells: Vec<String> = cells.map(|(i, (cell, w))| pad(cell, w, i >= 3)).collect();
+    cells.join(" ").trim_end().to_owned()
+}
+
+fn head(comparing: bool) -> String {
+    let names =
+        ["operation", "shape", "dtype", "median", "p10-p90", "speed", "tok/s", "of roof", "error"];
+    let line = columns(names.map(str::to_owned));
+    if comparing { line + "  time beside before" } else { line }
+}
+
+fn row_line(row: &Row) -> String {
+    let unit = if row.p90_s < 1e-3 { (1e6, "us") } else { (1e3, "ms") };
+    let time = |seconds: f64| three(seconds * unit.0);
+    let speed = match (row.gflops, row.gbs) {
+        (Some(gflops), _) => format!("{} GFLOP/s", three(gflops)),
+        (None, Some(gbs)) => format!("{} GB/s", three(gbs)),
+        _ => String::new(),
+    };
+    let share = match row.roof_percent {
+        Some(percent) => format!("{percent:.0}% {}", row.bound),
+        None => row.bound.clone(),
+    };
+    columns([
+        row.op.clone(),
+        row.shape.clone(),
+        row.dtype.clone(),
+        format!("{} {}", time(row.median_s), unit.1),
+        format!("{}-{} {}", time(row.p10_s), time(row.p90_s), unit.1),
+        speed,
+        row.tokens_per_s.map(short).unwrap_or_default(),
+        share,
+        row.max_error.map(|error| format!("{error:.0e}")).unwrap_or_default(),
+    ])
+}
+
+/// Three figures: `0.123`, `1.23`, `12.3`, `123`.
+fn three(x: f64) -> String {
+    match x {
+        x if x >= 99.95 => format!("{x:.0}"),
+        x if x >= 9.995 => format!("{x:.1}"),
+        x if x >= 0.9995 => format!("{x:.2}"),
+        x => format!("{x:.3}"),
+    }
+}
+
+fn print_roofs(roofs: &Roofs, threads: usize) {
+    let load = std::fs::read_to_string("/proc/loadavg").ok();
+    let load = load.as_deref().and_then(|text| text.split(' ').next());
+    out(format_args!(
+        "{}: {}, {threads} thread{}{}",
+        bold(To::Stdout, machine::cpu()),
+        level().name(),
+        if threads == 1 { "" } else { "s" },
+        load.map(|load| format!(", load average {load}")).unwrap_or_default()
+    ));
+    let counts: Vec<usize> = if threads == 1 { vec![1] } else { vec![1, threads] };
+    let line = |name: &str, unit: &str, cells: &dyn Fn(usize) -> Option<String>| {
+        let cells: Vec<String> = (counts.iter())
+            .filter_map(|&n| {
+                Some(format!("{}, {n} thread{}", cells(n)?, if n == 1 { "" } else { "s" }))
+            })
+            .collect();
+        if !cells.is_empty() {
+            out(format_args!("  {name:<22} {} {}", cells.join("   "), dim(To::Stdout, unit)));
+        }
+    };
+    let rate = |kind, place: &str, n| roofs.find(kind, place, n).map(|roof| three(roof.rate / 1e9));
+    if roofs.list.is_empty() {
+        return;
+    }
+    for isa in available_levels() {
+        let used = if isa == level() { " (used)" } else { "" };
+        line(&format!("f32 FMA {}{used}", isa.name()), "GFLOP/s", &|n| {
+            rate(Kind::Fma, isa.name(), n)
+        });
+    }
+    line("bf16 dot product", "GFLOP/s", &|n| rate(Kind::DotBf16, "avx512", n));
+    for place in roofs.places() {
+        line(&format!("{place} read / copy / write"), "GB/s", &|n| {
+            let kinds = [Kind::Read, Kind::Copy, Kind::Write];
+            let rates: Option<Vec<String>> =
+                kinds.iter().map(|&kind| rate(kind, place, n)).collect();
+            Some(rates?.join(" / "))
+        });
+    }
+}
+
+/// Prints a ladder as its rungs are done.
+fn climb(name: &str, quick: bool, roofs: &Roofs, effort: Effort, threads: usize) -> Result<()> {
+    let ladder = ladder::ladder(name, quick)?;
+    let (scale, unit) = if ladder.computes() { (1e9, "GFLOP/s") } else { (1e9, "GB/s") };
+    out("");
+    out(bold(To::Stdout, &ladder.problem));
+    let line = |cells: [&str; 7]| {
+        let widths = [29, 9, 7, 8, 8, 7, 0];
+        let cells = cells.iter().zip(widths).enumerate();
+        let cells: Vec<String> =
+            cells.map(|(i, (cell, w))| pad(cell, w, (1..6).contains(&i))).collect();
+        cells.join(" ")
+    };
+    out(dim(
+        To::Stdout,
+        line(["rung", "median", unit, "x first", "of roof", "error", "what is new"]),
+    ));
+    ladder.climb(roofs, effort, threads, |step| {
+        out(line([
+            step.name,
+            &format!("{} ms", three(step.seconds * 1e3)),
+            &three(step.rate / scale),
+            &format!("{:.1}", step.times),
+            &step.roof_percent.map(|p| format!("{p:.0}%")).unwrap_or_default(),
+            &format!("{:.0e}", step.max_error),
+            step.idea,
+        ]));
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_takes_groups_and_beginnings() {
+        let names = |only: &[&str], quick| {
+            let only: Vec<String> = only.iter().map(|w| w.to_string()).collect();
+            select(&only, quick).map(|list| list.iter().map(|c| c.op).collect::<Vec<_>>())
+        };
+        assert!(names(&["gemm"], false).unwrap().iter().all(|op| op.starts_with("gemm_")));
+        assert_eq!(names(&["softmax", "copy"], false).unwrap().len(), 3);
+        assert!(names(&[], true).unwrap().len() < names(&[], false).unwrap().len());
+        let error = names(&["loom"], false).unwrap_err();
+        assert!(error.exit_code() == 2 && error.to_string().contains("gemm, rowops"), "{error}");
+        assert!(names(&["copy"], true).unwrap_err().to_string().contains("--quick"));
+    }
+
+    #[test]
+    fn three_figures() {
+        let all = [0.0123, 0.5, 1.234, 12.34, 123.4, 1234.0].map(three);
+        assert_eq!(all, ["0.012", "0.500", "1.23", "12.3", "123", "1234"]);
+    }
+}
