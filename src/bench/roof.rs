@@ -351,14 +351,14 @@ impl Probe {
         let waiting = AtomicUsize::new(rayon::current_num_threads());
         let results = rayon::broadcast(|context| {
             let mut buffers = self.buffers.get(context.index()).map(|b| b.lock());
-            let mut buffers = buffers.as_mut().and_then(|b| b.as_deref_mut().ok());
+            let buffers = buffers.as_mut().and_then(|b| b.as_deref_mut().ok());
             // All begin together.
             waiting.fetch_sub(1, Ordering::AcqRel);
             while waiting.load(Ordering::Acquire) > 0 {
                 std::hint::spin_loop();
             }
             let start = Instant::now();
-            let flops = self.run(buffers.as_deref_mut());
+            let flops = self.run(buffers);
             (start.elapsed().as_secs_f64(), flops)
         });
         if self.buffers.is_empty() {

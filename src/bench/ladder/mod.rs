@@ -31,8 +31,10 @@ struct Rung {
     /// Whether it uses all threads rather than one.
     threaded: bool,
     /// Writes the result.
-    run: Box<dyn FnMut(&mut [f32]) -> Result<()> + Send>,
+    run: Run,
 }
+
+type Run = Box<dyn FnMut(&mut [f32]) -> Result<()> + Send>;
 
 impl Rung {
     fn new(
