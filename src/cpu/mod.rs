@@ -20,6 +20,7 @@ pub mod adamw;
 pub mod attention;
 pub mod bce_with_logits;
 pub mod binary;
+pub mod crf;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod embedding;

@@ -274,6 +274,16 @@ impl ModelConfig {
         }
     }
 
+    /// How many token types the model tells apart; 0 where it has none. To GPT-2 types are tokens: type 0
+    /// would add the vector of token 0 to every position, which no pretraining has seen.
+    pub fn token_types(&self) -> usize {
+        match self {
+            ModelConfig::Gpt(_) => 0,
+            ModelConfig::Bert(c) => c.type_vocab_size,
+            ModelConfig::Rnn(c) => c.type_vocab_size,
+        }
+    }
+
     /// How many layers.
     pub fn num_layers(&self) -> usize {
         match self {

@@ -77,7 +77,7 @@ fn name_here(config: &ModelConfig, name: &str) -> Option<String> {
 
 /// Whether a parameter belongs to a head, which a folder may lack or have another of.
 fn is_head(name: &str) -> bool {
-    let starts = ["lm_head.", "cls.", "bert.pooler.", "decoder.", "score.", "classifier."];
+    let starts = ["lm_head.", "cls.", "bert.pooler.", "decoder.", "score.", "classifier.", "crf."];
     starts.iter().any(|start| name.starts_with(start))
 }
 
@@ -188,26 +188,36 @@ pub struct Pretrained {
     pub json: Map<String, Value>,
 }
 
-/// The `config.json` of a folder: what it means, and all it says.
+/// All that the `config.json` of a folder says.
 ///
 /// # Errors
-/// When it is missing, not JSON, or does not describe a model that exists here.
-pub fn read_config(dir: impl AsRef<Path>) -> Result<(ModelConfig, Map<String, Value>)> {
+/// When it is missing or no JSON object.
+pub fn read_json(dir: impl AsRef<Path>) -> Result<Map<String, Value>> {
     let path = dir.as_ref().join(CONFIG);
     let at = |text: String| Error::Data(format!("{}: {text}", path.display()));
     let bytes = read(&path)?;
     // Editors on Windows begin a file with a mark.
     let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
-    let value: Value = serde_json::from_slice(bytes).map_err(|e| at(format!("not JSON: {e}")))?;
-    let config = ModelConfig::from_json(&value).map_err(|e| at(e.to_string()))?;
-    match value {
-        Value::Object(json) => Ok((config, json)),
+    match serde_json::from_slice(bytes).map_err(|e| at(format!("not JSON: {e}")))? {
+        Value::Object(json) => Ok(json),
         _ => Err(at("not a JSON object".into())),
     }
 }
 
+/// The `config.json` of a folder: what it means, and all it says.
+///
+/// # Errors
+/// When it is missing, not JSON, or does not describe a model that exists here.
+pub fn read_config(dir: impl AsRef<Path>) -> Result<(ModelConfig, Map<String, Value>)> {
+    let dir = dir.as_ref();
+    let json = read_json(dir)?;
+    let config = ModelConfig::from_json(&Value::Object(json.clone()))
+        .map_err(|e| Error::Data(format!("{}: {e}", dir.join(CONFIG).display())))?;
+    Ok((config, json))
+}
+
 /// The class names that a `config.json` lists, by id.
-fn labels_of(json: &Map<String, Value>) -> Result<Vec<String>> {
+pub(super) fn labels_of(json: &Map<String, Value>) -> Result<Vec<String>> {
     let Some(Value::Object(map)) = json.get("id2label") else { return Ok(Vec::new()) };
     let mut labels = vec![None; map.len()];
     for (id, label) in map {
@@ -390,7 +400,10 @@ impl TokenClassifier {
         let (config, json, tensors) = open(dir)?;
         let labels = labels_of(&json)?;
         expect_classifier(dir, &labels, &[])?;
-        let tagger = TokenClassifier::new(build(&config, 0)?, labels, 0)?;
+        let mut tagger = TokenClassifier::new(build(&config, 0)?, labels, 0)?;
+        if json.get("crf") == Some(&Value::Bool(true)) {
+            tagger = tagger.with_crf(0)?;
+        }
         let (fresh, _) = load(&tagger, &tensors, dir)?;
         expect_classifier(dir, &tagger.labels, &fresh)?;
         Ok(tagger)

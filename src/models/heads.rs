@@ -6,11 +6,24 @@
 
 use serde_json::{Map, Value, json};
 
+use super::folder::{config_text, weights_from_bytes, weights_to_bytes};
+use super::tagger::{Sentence, Tagger, expect_words, rectangle};
 use super::{Inputs, LanguageModel, ModelConfig, Purpose};
 use crate::error::{Error, Result};
-use crate::nn::{Dropout, Init, Linear, Module, Visitor};
+use crate::nn::{Crf, Dropout, Init, Linear, Module, Visitor};
 use crate::ops::{self, CrossEntropy};
 use crate::tensor::Tensor;
+
+/// Refuses no labels, and one twice.
+pub(super) fn expect_labels(labels: &[String]) -> Result<()> {
+    if labels.is_empty() {
+        return Err(Error::Usage("a classifier needs at least one label".into()));
+    }
+    if let Some(twice) = labels.iter().enumerate().find(|(i, label)| labels[..*i].contains(label)) {
+        return Err(Error::Usage(format!("the label `{}` occurs twice", twice.1)));
+    }
+    Ok(())
+}
 
 /// Makes the linear layer of a classifier, with the first values of its family.
 fn linear(
@@ -20,12 +33,7 @@ fn linear(
     labels: &[String],
     seed: u64,
 ) -> Result<Linear> {
-    if labels.is_empty() {
-        return Err(Error::Usage("a classifier needs at least one label".into()));
-    }
-    if let Some(twice) = labels.iter().enumerate().find(|(i, label)| labels[..*i].contains(label)) {
-        return Err(Error::Usage(format!("the label `{}` occurs twice", twice.1)));
-    }
+    expect_labels(labels)?;
     let (at, bias) = (Init::new(seed).at(name), name != "score");
     match config {
         ModelConfig::Gpt(c) => Linear::normal(&at, width, labels.len(), bias, c.initializer_range),
@@ -35,7 +43,7 @@ fn linear(
 }
 
 /// The entries of `config.json` that a classifier adds: architecture and labels.
-fn entries(architecture: &str, labels: &[String]) -> Map<String, Value> {
+pub(super) fn entries(architecture: &str, labels: &[String]) -> Map<String, Value> {
     let mut map = Map::new();
     map.insert("architectures".into(), json!([architecture]));
     let by_id = labels.iter().enumerate().map(|(i, label)| (i.to_string(), label.as_str().into()));
@@ -130,6 +138,7 @@ pub struct TokenClassifier {
     pub classifier: Linear,
     /// The names of the tags, by id.
     pub labels: Vec<String>,
+    crf: Option<Crf>,
     dropout: Dropout,
 }
 
@@ -147,7 +156,16 @@ impl TokenClassifier {
         let config = body.config();
         let classifier = linear(config, "classifier", config.hidden_size(), &labels, seed)?;
         let dropout = Dropout::new(&Init::new(seed).at("dropout"), config.classifier_dropout())?;
-        Ok(TokenClassifier { body, classifier, labels, dropout })
+        Ok(TokenClassifier { body, classifier, labels, crf: None, dropout })
+    }
+
+    /// Puts a CRF on top.
+    ///
+    /// # Errors
+    /// When memory cannot be had.
+    pub fn with_crf(mut self, seed: u64) -> Result<TokenClassifier> {
+        self.crf = Some(Crf::new(&Init::new(seed).at("crf"), self.labels.len())?);
+        Ok(self)
     }
 
     /// Scores of the tags of each token, `[B, T, labels]`.
@@ -173,14 +191,81 @@ impl TokenClassifier {
 
     /// What `config.json` says beside the body's sizes.
     pub fn config_entries(&self) -> Map<String, Value> {
-        entries(
+        let mut entries = entries(
             match self.body.config() {
                 ModelConfig::Gpt(_) => "GPT2ForTokenClassification",
                 ModelConfig::Bert(_) => "BertForTokenClassification",
                 ModelConfig::Rnn(_) => "RnnForTokenClassification",
             },
             &self.labels,
-        )
+        );
+        if self.crf.is_some() {
+            entries.insert("crf".into(), true.into());
+        }
+        entries
+    }
+}
+
+impl Tagger for TokenClassifier {
+    fn labels(&self) -> &[String] {
+        &self.labels
+    }
+
+    fn crf(&self) -> Option<&Crf> {
+        self.crf.as_ref()
+    }
+
+    fn emissions(&self, rows: &[&Sentence]) -> Result<Tensor> {
+        let width = expect_words(rows)?;
+        let config = self.body.config();
+        let lengths: Vec<usize> = rows.iter().map(|row| row.ids.len()).collect();
+        let t = lengths.iter().copied().max().unwrap_or(0);
+        let pad = if let ModelConfig::Bert(c) = config { c.pad_token_id as u32 } else { 0 };
+        let ids = rectangle(rows.iter().map(|row| row.ids.as_slice()), t, pad)?;
+        let types = rectangle(rows.iter().map(|row| row.token_type_ids.as_slice()), t, 0)?;
+        let hidden = self.body.hidden(&Inputs {
+            ids: &ids,
+            token_type_ids: (config.token_types() > 0).then_some(&types),
+            padding_mask: None,
+            lengths: Some(&lengths),
+        })?; // [B, T, C]
+        // The first piece of each word; past the end of a row, any.
+        let place = |(row, sentence): (usize, &&Sentence)| {
+            let first = sentence.first.clone();
+            (0..width).map(move |at| (row * t) as u32 + first.get(at).copied().unwrap_or(0))
+        };
+        let places: Vec<u32> = rows.iter().enumerate().flat_map(place).collect();
+        let places = Tensor::from_slice(&places, places.len())?;
+        let c = config.hidden_size();
+        let words = hidden.reshape([rows.len() * t, c])?.index_select(0, &places)?;
+        let words = self.dropout.forward(&words.reshape([rows.len(), width, c])?)?;
+        self.classifier.forward(&words) // [B, W, labels]
+    }
+
+    fn num_layers(&self) -> usize {
+        self.body.config().num_layers()
+    }
+
+    fn kind(&self) -> &'static str {
+        self.body.config().kind()
+    }
+
+    fn config_json(&self, extra: &Map<String, Value>) -> String {
+        let mut entries = self.config_entries();
+        entries.extend(extra.clone());
+        config_text(self.body.config(), &entries)
+    }
+
+    fn weights(&self) -> Result<Vec<u8>> {
+        weights_to_bytes(self, self.body.config())
+    }
+
+    fn load_weights(&self, bytes: &[u8], name: &str) -> Result<()> {
+        weights_from_bytes(bytes, name, self, self.body.config())
+    }
+
+    fn forward_flops(&self, batch: usize, t: usize) -> u64 {
+        self.body.forward_flops(batch, t)
     }
 }
 
@@ -188,5 +273,8 @@ impl Module for TokenClassifier {
     fn visit<'a>(&'a self, v: &mut Visitor<'a, '_>) {
         self.body.visit(v);
         v.module("classifier", &self.classifier);
+        if let Some(crf) = &self.crf {
+            v.module("crf", crf);
+        }
     }
 }

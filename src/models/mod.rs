@@ -22,7 +22,9 @@ pub mod heads;
 pub mod rnn_lm;
 pub mod safetensors;
 pub mod sizes;
+pub mod tagger;
 pub mod tutorial;
+pub mod word_tagger;
 
 pub use bert::Bert;
 pub use config::{BertConfig, GptConfig, ModelConfig, RnnConfig, RnnKind};
@@ -31,7 +33,9 @@ pub use gpt::Gpt;
 pub use heads::{SequenceClassifier, TokenClassifier};
 pub use rnn_lm::RnnLm;
 pub use sizes::{MemoryEstimate, estimate_memory, parameters_by_module};
+pub use tagger::{Sentence, Tagger};
 pub use tutorial::{RnnModel, TransformerModel};
+pub use word_tagger::{WordTagger, WordTaggerConfig};
 
 use crate::error::{Error, Result};
 use crate::nn::{KvCache, Module, RecurrentState, StateDict};

@@ -13,6 +13,7 @@
 //! its [`kv_cache`], [`transformer`].
 
 pub mod activation;
+pub mod crf;
 pub mod dropout;
 pub mod embedding;
 pub mod init;
@@ -25,6 +26,7 @@ pub mod rnn;
 pub mod transformer;
 
 pub use activation::Activation;
+pub use crf::Crf;
 pub use dropout::Dropout;
 pub use embedding::Embedding;
 pub use init::Init;

@@ -290,6 +290,7 @@ pub fn all() -> Vec<Entry> {
         super::softmax::entries(),
         super::cross_entropy::entries(),
         super::binary_cross_entropy::entries(),
+        super::crf::entries(),
         super::layer_norm::entries(),
         super::rms_norm::entries(),
         super::embedding::entries(),

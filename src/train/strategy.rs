@@ -39,7 +39,10 @@ pub fn depth(name: &str, layers: usize) -> usize {
 
 /// Whether the parameter belongs to a task's head and not to the pretrained body.
 pub fn is_head(name: &str) -> bool {
-    name.starts_with("score.") || name.starts_with("classifier.") || name.starts_with("head.")
+    name.starts_with("score.")
+        || name.starts_with("classifier.")
+        || name.starts_with("head.")
+        || name.starts_with("crf.")
 }
 
 /// The number of the layer in a name: `h.3.`, `layer.3.`, `layers.3.` or `…_l3`, `…_l3_reverse`.

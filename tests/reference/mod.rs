@@ -178,6 +178,8 @@ pub fn reference(name: &str, x: &[Array], a: &Attrs) -> Vec<Array> {
         "binary_cross_entropy_with_logits" => {
             vec![loss::binary_cross_entropy(&x[0], &x[1], x.get(2))]
         }
+        "crf" => vec![loss::crf(x)],
+        "viterbi" => vec![loss::viterbi(x)],
         "embedding" => vec![shape::embedding(&x[0], &x[1])],
         "index_select" => vec![shape::index_select(&x[0], a.int("dim"), &x[1])],
         "gather" => vec![shape::gather(&x[0], a.int("dim"), &x[1])],

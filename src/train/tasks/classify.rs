@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::{Loss, Metric, Task};
 use crate::autograd::no_grad;
 use crate::error::{Error, Result};
-use crate::models::{ModelConfig, SequenceClassifier, estimate_memory};
+use crate::models::{SequenceClassifier, estimate_memory};
 use crate::nn::Module;
 use crate::ops::{CrossEntropy, Reduction, cross_entropy};
 use crate::tensor::Tensor;
@@ -267,20 +267,10 @@ pub(crate) fn logits(
 ) -> Result<Tensor> {
     let padded = Padded::new(rows.iter().copied(), pad_id)?;
     let mut inputs = padded.inputs();
-    if !knows_token_types(model.body.config()) {
+    if model.body.config().token_types() == 0 {
         inputs.token_type_ids = None;
     }
     model.logits(&inputs)
-}
-
-/// Whether token types mean anything to the model. To GPT-2 they are tokens: type 0 would add the vector
-/// of token 0 to every position, which no pretraining has seen.
-fn knows_token_types(config: &ModelConfig) -> bool {
-    match config {
-        ModelConfig::Gpt(_) => false,
-        ModelConfig::Bert(_) => true,
-        ModelConfig::Rnn(c) => c.type_vocab_size > 0,
-    }
 }
 
 /// Runs `model` over `examples`, the longest texts together.
