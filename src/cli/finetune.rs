@@ -45,7 +45,7 @@ struct Flags {
     /// Instead of --from: a new model of this size (nano, tiny, mini, small)
     #[arg(long, value_name = "SIZE", help_heading = "Model")]
     scratch: Option<String>,
-    /// classify, or lm to go on with language modelling on this text
+    /// classify, ner (entities), srl (semantic roles), or lm to go on with language modelling
     #[arg(long, value_name = "TASK", help_heading = "Model")]
     task: Option<String>,
     #[command(flatten)]
@@ -54,7 +54,7 @@ struct Flags {
     /// With --scratch: the longest context in tokens
     #[arg(long, value_name = "N", value_parser = count, help_heading = "Model")]
     context_length: Option<usize>,
-    /// With --scratch: char, bpe:4096, wordpiece:8000, or a tokenizer.json
+    /// With --scratch: char, bpe:4096, wordpiece:8000, a tokenizer.json; to tag also word
     #[arg(long, value_name = "KIND|FILE", help_heading = "Model")]
     tokenizer: Option<String>,
 
@@ -91,6 +91,9 @@ struct Flags {
     /// Let one more layer learn each epoch, from the top
     #[arg(long, help_heading = "Optimisation")]
     gradual_unfreezing: bool,
+    /// Tagging: score the tags of a sentence together (a conditional random field)
+    #[arg(long, help_heading = "Model")]
+    crf: bool,
     /// none, or balanced: rare classes count as much as frequent ones
     #[arg(long, value_name = "NAME", help_heading = "Optimisation")]
     class_weights: Option<String>,

@@ -33,7 +33,7 @@ pub struct Sentence {
     pub first: Vec<u32>,
     /// For a word tagger: the characters of each word.
     pub characters: Vec<Vec<u32>>,
-    /// For a word tagger: how likely each word is to be read as an unknown one in training.
+    /// For a word tagger: how likely each of `ids` is to be read as unknown (0) in training.
     pub rare: Vec<f32>,
 }
 

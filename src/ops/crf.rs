@@ -11,7 +11,7 @@ use super::{expect_shape, expect_u32, grads, same_dtype};
 use crate::autograd::record;
 use crate::cpu::crf::{self, Chain};
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Tensor, for_float};
+use crate::tensor::{DType, Device, Tensor, for_float};
 
 /// The three tables of a chain over K tags, one dtype.
 #[derive(Clone, Copy)]
@@ -48,8 +48,12 @@ fn check(
     }
     expect_u32(op, "lengths", lengths)?;
     expect_shape(op, "lengths", lengths, &[b])?;
+    if emissions.device() != Device::Cpu {
+        return Err(Error::op(op, "runs on the CPU only; move its inputs there with to_device"));
+    }
     let lengths = lengths.packed()?;
-    if let Some(n) = lengths.slice_ref::<u32>().iter().find(|&&n| n == 0 || n as usize > t) {
+    let all: &[u32] = lengths.slice_ref();
+    if let Some(n) = all.iter().find(|&&n| n == 0 || n as usize > t) {
         return Err(Error::op(op, format!("a length of {n}; expected 1 to {t}")));
     }
     Ok((b, t, k))
@@ -81,8 +85,8 @@ pub fn crf(
     let (e, a) = (emissions.packed()?, transitions.packed()?);
     let (s, f) = (start.packed()?, end.packed()?);
     let (tags, lengths) = (tags.packed()?, lengths.packed()?);
-    let counted = tags.slice_ref::<u32>().chunks(t.max(1)).zip(lengths.slice_ref::<u32>());
-    let mut counted = counted.flat_map(|(row, &n)| &row[..n as usize]);
+    let (all, ends): (&[u32], &[u32]) = (tags.slice_ref(), lengths.slice_ref());
+    let mut counted = all.chunks(t.max(1)).zip(ends).flat_map(|(row, &n)| &row[..n as usize]);
     if let Some(tag) = counted.find(|&&tag| tag as usize >= k) {
         return Err(Error::op("crf", format!("tag {tag} is not below {k}")));
     }

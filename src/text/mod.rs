@@ -7,6 +7,7 @@
 //! | [`token_file`] | a corpus as token ids: a checked, memory-mapped file, or the same in memory |
 //! | [`labelled`] | texts with labels: CSV, TSV, JSONL, `label text` |
 //! | [`conll`], [`srl`] | words with tags: entities and semantic roles |
+//! | [`word_vocabulary`], [`words`] | what a word tagger knows of words; text cut into words |
 //! | [`storyworld`] | a generator of short synthetic stories with gold labels for all of these |
 //! | [`rng`] | orders and choices as pure functions of a seed |
 //!
@@ -25,6 +26,8 @@ pub mod storyworld;
 pub mod token_file;
 #[cfg(feature = "cli")]
 pub mod tokenizer;
+pub mod word_vocabulary;
+pub mod words;
 
 pub use read::{Encoding, decode_bytes, read_text};
 #[cfg(feature = "cli")]
@@ -32,6 +35,7 @@ pub use token_file::TokenFile;
 pub use token_file::Tokens;
 #[cfg(feature = "cli")]
 pub use tokenizer::{DecodeStream, Encoded, Tokenizer, TokenizerKind, TrainOptions, WordPieces};
+pub use word_vocabulary::WordVocabulary;
 
 /// How far a long job over text is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,8 +12,10 @@ use super::observer::Figures;
 use super::pretrain::{masking, read_tokens};
 use super::pretrained;
 use super::report::Report;
+use super::tagging::{self, TagSet, tagging_task};
 use super::tasks::classify;
 use super::tasks::lm::{self, lm_figures};
+use super::tasks::tag;
 use crate::error::{Error, Result};
 use crate::models::{ModelConfig, folder};
 
@@ -22,7 +24,7 @@ use crate::models::{ModelConfig, folder};
 pub struct EvaluateConfig {
     /// A model or run folder.
     pub from: PathBuf,
-    /// `lm` or `classify`; by default what the folder holds.
+    /// `lm`, `classify`, `ner` or `srl`; by default what the folder holds.
     pub task: Option<String>,
     /// Text files, or label files.
     pub data: Vec<PathBuf>,
@@ -95,16 +97,20 @@ pub fn run(config: &EvaluateConfig, control: &mut Control<'_>) -> Result<Evaluat
     }
     in_pool(config.threads, || {
         let dir = pretrained::model_dir(&config.from)?;
-        let (_, json) = folder::read_config(&dir)?;
+        let json = folder::read_json(&dir)?;
         let task = match &config.task {
             Some(task) => task.as_str(),
+            None if tagging_task(&dir)?.is_some() => "tag",
             None if holds(&json, "ForSequenceClassification") => "classify",
             None => "lm",
         };
         match task {
             "lm" => language_model(config, control),
             "classify" => classifier(config, control),
-            other => Err(Error::Usage(format!("--task {other}: there are lm and classify"))),
+            "tag" | "ner" | "srl" => tagger(config, control),
+            other => {
+                Err(Error::Usage(format!("--task {other}: there are lm, classify, ner and srl")))
+            }
         }
     })?
 }
@@ -167,6 +173,16 @@ fn classifier(config: &EvaluateConfig, control: &mut Control<'_>) -> Result<Eval
     let progress = &mut |done, total| observer.progress("evaluating", done, total);
     let pad = tokenizer.pad_id().unwrap_or(0);
     let found = classify::evaluate(&model, &set, config.batch_size, pad, progress)?;
+    Ok(Evaluation::Labelled(found.report()))
+}
+
+fn tagger(config: &EvaluateConfig, control: &mut Control<'_>) -> Result<Evaluation> {
+    let (tagger, reader, kind) = tagging::open(&config.from, config.max_length)?;
+    let encoding = config.columns.encoding.as_deref().unwrap_or("utf8").parse()?;
+    let set = TagSet::read(kind, &config.data, encoding)?.examples(&reader, tagger.labels())?;
+    let observer = &mut control.observer;
+    let progress = &mut |done, total| observer.progress("evaluating", done, total);
+    let found = tag::evaluate(&*tagger, kind, &set, config.batch_size, progress)?;
     Ok(Evaluation::Labelled(found.report()))
 }
 

@@ -7,6 +7,7 @@
 mod classify;
 mod series;
 mod start;
+mod tag;
 
 use std::path::{Path, PathBuf};
 
@@ -21,12 +22,13 @@ use super::report::Report;
 use crate::error::{Error, Result};
 
 /// The tasks on labelled data, by name: each reads its data and makes itself ready for a series of runs.
-const TASKS: &[(&str, series::Prepare)] = &[("classify", classify::prepare)];
+const TASKS: &[(&str, series::Prepare)] =
+    &[("classify", classify::prepare), ("ner", tag::prepare_ner), ("srl", tag::prepare_srl)];
 
 /// Everything about a fine-tuning; the fields are the flags.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FinetuneConfig {
-    /// `classify`, or `lm` to go on with language modelling on the task's own text.
+    /// `classify`, `ner`, `srl`, or `lm` to go on with language modelling on the task's own text.
     pub task: String,
     /// The pretrained model: a model or run folder.
     pub from: Option<PathBuf>,
@@ -37,7 +39,7 @@ pub struct FinetuneConfig {
     /// With `scratch`: changes to the size. Dropout counts with `from` too.
     #[serde(flatten)]
     pub shape: ModelShape,
-    /// With `scratch`: the tokenizer, as for pretraining.
+    /// With `scratch`: the tokenizer, as for pretraining; for tagging also `word`: words and characters.
     pub tokenizer: Option<String>,
     /// Label files to train on.
     pub train: Vec<PathBuf>,
@@ -62,6 +64,8 @@ pub struct FinetuneConfig {
     pub gradual_unfreezing: bool,
     /// `none`, or `balanced`: rare classes count as much as frequent ones.
     pub class_weights: String,
+    /// Tagging: a conditional random field decides about the tags of a sentence together.
+    pub crf: bool,
     /// Also train the same model from scratch on the same seeds.
     pub compare_scratch: bool,
     /// Repeat with so many seeds, counting up from `seed`.
@@ -93,6 +97,7 @@ impl Default for FinetuneConfig {
             layerwise_lr_decay: 1.0,
             gradual_unfreezing: false,
             class_weights: "none".into(),
+            crf: false,
             compare_scratch: false,
             seeds: 1,
             out: "runs/finetune".into(),

@@ -43,6 +43,7 @@ pub mod pretrained;
 pub mod report;
 pub mod sampling;
 pub mod schedule;
+pub mod spans;
 mod state_file;
 pub mod strategy;
 pub mod tasks;
@@ -58,6 +59,8 @@ pub mod labelled;
 pub mod predict;
 #[cfg(feature = "cli")]
 pub mod pretrain;
+#[cfg(feature = "cli")]
+pub mod tagging;
 
 pub use control::Control;
 pub use observer::Observer;

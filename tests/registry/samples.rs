@@ -262,6 +262,15 @@ pub fn big(name: &str) -> Vec<Sample> {
             Sample::of([float(&[2, 1, 33, 65]), float(&[3, 65, 34])]),
         ],
         "linear" => vec![Sample::of([float(&[5, 37, 150]), float(&[201, 150]), float(&[201])])],
+        // The reference tries all paths: many tags or many words, not both.
+        "crf" | "viterbi" => [(40, 2, 35), (70, 9, 2)]
+            .map(|(b, t, k)| {
+                let floats = [float(&[b, t, k]), float(&[k, k]), float(&[k]), float(&[k])];
+                let tags = (name == "crf").then(|| Input::ids([b, t], k as u32));
+                let lengths: Vec<u32> = (0..b).map(|row| (1 + row % t) as u32).collect();
+                Sample::of(floats.into_iter().chain(tags).chain([Input::exactly(b, &lengths)]))
+            })
+            .into(),
         "cross_entropy" => vec![
             Sample::of([float(&[317, 251]), Input::ids(317, 251)]),
             Sample::of([float(&[317, 251]), Input::ids(317, 251), positive(&[251])])

@@ -7,6 +7,7 @@
 pub mod classify;
 pub mod lm;
 pub mod masking;
+pub mod tag;
 
 use crate::error::Result;
 use crate::nn::Module;
