@@ -51,7 +51,7 @@ where
         let key = key.replace('-', "_");
         config::resolve::<C>(&Map::from_iter([(key.clone(), value.clone())]))
             .map_err(|error| Error::Usage(format!("{at}: {error}")))?;
-        all.insert(key, value);
+        config::lay(&mut all, key, value);
         Ok(())
     };
     if let Some(path) = &sources.config {

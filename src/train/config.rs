@@ -217,6 +217,19 @@ impl TrainerConfig {
     }
 }
 
+/// How long to train can be said in three ways.
+const LENGTHS: [&str; 3] = ["max_steps", "epochs", "budget"];
+
+/// Lays `key = value` over `settings`. A length replaces one that an earlier layer, or the defaults, gave in
+/// another way: `--epochs 2` does not wait for the steps of a file.
+pub fn lay(settings: &mut Map<String, Value>, key: String, value: Value) {
+    if LENGTHS.contains(&key.as_str()) && !value.is_null() {
+        let others = LENGTHS.iter().filter(|other| **other != key);
+        settings.extend(others.map(|other| (other.to_string(), Value::Null)));
+    }
+    settings.insert(key, value);
+}
+
 /// Reads a configuration: the defaults of `C` with `given` laid over them.
 ///
 /// # Errors
@@ -363,6 +376,18 @@ mod tests {
 
     fn given(pairs: Value) -> Map<String, Value> {
         pairs.as_object().unwrap().clone()
+    }
+
+    #[test]
+    fn a_length_replaces_the_one_before() {
+        let mut settings = to_map(&TrainerConfig::pretraining());
+        assert_eq!(settings["max_steps"], 2000);
+        lay(&mut settings, "epochs".into(), 2.0.into());
+        assert!(settings["max_steps"].is_null() && settings["epochs"] == 2.0);
+        lay(&mut settings, "budget".into(), Value::Null);
+        assert_eq!(settings["epochs"], 2.0);
+        lay(&mut settings, "max_steps".into(), 7.into());
+        assert!(settings["epochs"].is_null() && settings["max_steps"] == 7);
     }
 
     #[test]

@@ -210,7 +210,7 @@ pub(super) fn saved_config<C: Default + Serialize + serde::de::DeserializeOwned>
                 CHANGEABLE.join(", ")
             )));
         }
-        saved.insert(key.clone(), value.clone());
+        config::lay(&mut saved, key.clone(), value.clone());
     }
     config::resolve(&saved)
 }
