@@ -274,6 +274,69 @@ fn fine_tuning_evaluation_and_prediction() {
 }
 
 #[test]
+fn lines_prompts_and_beams() {
+    let folder = Folder::new();
+    let names: String =
+        (0..60).map(|i| format!("an{}\n", ["na", "n", "ette", "dy"][i % 4])).collect();
+    folder.write("names.txt", &names);
+    let train = ["pretrain", "--train", "names.txt", "--line-by-line", "--out", "run"];
+    works(&folder, &with(&train, TINY));
+    let evaluate = ["evaluate", "--from", "run", "--data", "names.txt", "--line-by-line", "--json"];
+    let found: serde_json::Value =
+        serde_json::from_str(&stdout(&works(&folder, &evaluate))).unwrap();
+    // Each name's letters and its end: 4, 3, 6 and 4 letters, fifteen times.
+    assert_eq!(found["tokens"], 15 * (4 + 3 + 6 + 4 + 4));
+
+    // Several prompts: the texts that each would get alone, in their order.
+    let generate = |more: &[&str]| {
+        let args = ["generate", "--from", "run", "--max-new-tokens", "8", "--quiet"];
+        stdout(&works(&folder, &with(&args, more)))
+    };
+    folder.write("prompts.txt", "an\nann\n");
+    let both = generate(&["--prompts-file", "prompts.txt", "--json"]);
+    for (line, prompt) in both.lines().zip(["an", "ann"]) {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        let text = line["text"].as_str().unwrap();
+        assert_eq!(generate(&["--prompt", prompt]), format!("{prompt}{text}\n"));
+    }
+    assert_eq!(generate(&["--prompt", "an", "ann", "--json"]), both);
+    let beams = generate(&["--prompt", "an", "--num-beams", "3", "--stop", "\n"]);
+    assert!(beams.starts_with("an") && beams.lines().count() == 1, "{beams}");
+    refuses(
+        &folder,
+        &["generate", "--from", "run", "--prompts-file", "none.txt"],
+        3,
+        &["none.txt"],
+    );
+}
+
+#[test]
+fn gaps_are_filled_and_adapters_open() {
+    let folder = Folder::new();
+    folder.write("text.txt", story());
+    let train = ["pretrain", "--model", "bert", "--tokenizer", "wordpiece:80", "--train"];
+    let train = with(&train, &["text.txt", "--whole-word-mask", "--out", "run"]);
+    works(&folder, &with(&train, TINY));
+    let line = stdout(&works(&folder, &["predict", "--from", "run", "--json", "a [MASK] hand"]));
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(line["candidates"].as_array().unwrap().len(), 5, "{line}");
+    let shown = stdout(&works(&folder, &["predict", "--from", "run", "a [MASK] hand"]));
+    assert_eq!(shown.lines().count(), 6, "{shown}");
+    refuses(&folder, &["predict", "--from", "run", "no gap"], 2, &["[MASK]"]);
+
+    labels(&folder, "train.csv", "good", "bad");
+    let tune = ["finetune", "--from", "run", "--train", "train.csv", "--out", "task"];
+    let tune = with(&tune, &["--lora-r", "2", "--max-steps", "4", "--threads", "1"]);
+    works(&folder, &tune);
+    let data = ["--data", "train.csv", "--json", "--threads", "1"];
+    let figures = |from: &str| stdout(&works(&folder, &with(&["evaluate", "--from", from], &data)));
+    // The adapter names its base by an absolute path and opens beside the merged model.
+    assert_eq!(figures("task"), figures("task/best/adapter"));
+    let predict = ["predict", "--from", "task/best/adapter", "the loom"];
+    assert!(stdout(&works(&folder, &predict)).contains("the loom"));
+}
+
+#[test]
 fn tokenizers_are_trained_and_shown() {
     let folder = Folder::new();
     folder.write("text.txt", "织布机在唱歌。".repeat(20) + &story());

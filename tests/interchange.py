@@ -1,6 +1,9 @@
 """Model folders go both ways: what one side saves, the other opens, with the same scores within 1e-4.
 
-Needs Python with torch and transformers. `cargo test` does not: it reads the folders that
+Checked are folders of the library and of whole runs of the command line (pretraining, fine-tuning, LoRA),
+tokenizers in English and Chinese, and adapters of PEFT.
+
+Needs Python with torch, transformers and peft. `cargo test` does not: it reads the folders that
 
     python tests/interchange.py --write-fixtures
 
@@ -15,8 +18,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+import peft
 import torch
 import transformers
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
@@ -24,6 +29,7 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    AutoTokenizer,
     BertConfig,
     GPT2Config,
     GPT2Model,
@@ -42,6 +48,14 @@ def handloom(*args):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{' '.join(map(str, args))}: {done.stderr}")
+    return done.stdout
+
+
+def cli(*args):
+    command = ["cargo", "run", "-q", "--", *map(str, args)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"handloom {' '.join(map(str, args))}: {done.stderr}")
     return done.stdout
 
 
@@ -146,6 +160,85 @@ def saved_here(work):
         compare(f"saved here, opened there: {kind} lm", ours("lm", folder, data), theirs(opened, data), data)
 
 
+ENGLISH = "The weaver's loom sang; the shuttle ran from hand to hand, day and night. " * 30
+CHINESE = "织布的人坐在织机前，梭子从左手跑到右手。天亮了，布也织好了。\n" * 30
+PROBES = ["The loom sang", "the weaver's hand, the night", "梭子从左手跑到右手", "Loom 织机 ran 2 times", "天亮了 day",
+          " two  spaces", "line\nbreak", "unseen: Ωé😀"]
+TINY = ["--num-hidden-layers", 2, "--num-attention-heads", 2, "--hidden-size", 16, "--context-length", 24,
+        "--batch-size", 4, "--max-steps", 12, "--eval-steps", 6, "--threads", 1, "--learning-rate", "1e-2"]
+
+
+def runs(work):
+    """Runs of the command line: pretraining, fine-tuning whole and with adapters; opened by transformers and peft."""
+    text, labels, tags = work / "text.txt", work / "labels.csv", work / "tags.txt"
+    text.write_text(ENGLISH + "\n" + CHINESE)
+    labels.write_text("text,label\n" + "".join(
+        f"the loom sang {'and ran ' * i},good\n梭子 {'跑 ' * i},bad\n" for i in range(12)))
+    tags.write_text("The O\nloom B-THING\n织 B-THING\n机 I-THING\nsang O\n\n" * 12)
+    for model, tokenizer in [("gpt", "char"), ("gpt", "bpe:300"), ("bert", "wordpiece:200")]:
+        name = f"{model}-{tokenizer.split(':')[0]}"
+        base = work / f"run-{name}"
+        cli("pretrain", "--model", model, "--tokenizer", tokenizer, "--train", text, "--out", base, *TINY)
+        theirs_tokenizer = AutoTokenizer.from_pretrained(base / "best")
+        for probe in PROBES:
+            here = json.loads(cli("tokenizer", "encode", "--tokenizer", base / "tokenizer.json", "--json", probe))["ids"]
+            there = theirs_tokenizer(probe, add_special_tokens=False)["input_ids"]
+            if here != there:
+                failures.append(f"{name}: {probe!r} is {here} here and {there} there")
+        print(f"{'ok':9} the ids of {len(PROBES)} texts by AutoTokenizer: {name}")
+        data = batch(vocab=theirs_tokenizer.vocab_size)
+        opened = CAUSAL[model].from_pretrained(base / "best")
+        compare(f"pretrained here: {name}", ours("lm", base / "best", data), theirs(opened, data), data)
+        tasks = [("classify", labels)] + ([("ner", tags)] if model == "bert" else [])
+        for task, file in tasks:
+            head = AUTO["classify" if task == "classify" else "tag"]
+            kind = "classify" if task == "classify" else "tag"
+            for lora in [[], ["--lora-r", 4, "--lora-alpha", 16, "--lora-target", "all-linear"]]:
+                out = work / f"run-{name}-{task}{'-lora' if lora else ''}"
+                cli("finetune", "--from", base, "--task", task, "--train", file, "--out", out, "--max-steps", 8,
+                    "--learning-rate", "1e-2", "--threads", 1, *lora)
+                best = out / "best"
+                opened = head.from_pretrained(best)
+                scores = ours(kind, best, data)
+                compare(f"fine-tuned here: {name} {task}{' lora' if lora else ''}", scores, theirs(opened, data), data)
+                if lora:
+                    bare = head.from_pretrained(base / "best", id2label=opened.config.id2label,
+                                                label2id=opened.config.label2id,
+                                                pad_token_id=opened.config.pad_token_id)
+                    adapted = PeftModel.from_pretrained(bare, best / "adapter")
+                    compare(f"adapter in peft: {name} {task}", scores, theirs(adapted, data), data)
+                    compare(f"adapter here: {name} {task}", ours(kind, best / "adapter", data), scores, data)
+
+
+def adapters(work, folders):
+    """Adapters made by peft on the folders of transformers. Yields (name, task, folder, batch, scores)."""
+    for name, base, head, task, how in [
+        ("peft-gpt2", "gpt2-untied", AutoModelForCausalLM, "lm",
+         dict(task_type="CAUSAL_LM", target_modules=["c_attn", "c_proj"], fan_in_fan_out=True)),
+        ("peft-gpt2-classifier", "gpt2-classifier", AutoModelForSequenceClassification, "classify",
+         dict(task_type="SEQ_CLS", target_modules=["c_attn", "mlp.c_fc"], fan_in_fan_out=True, use_rslora=True)),
+        ("peft-bert-classifier", "bert-classifier", AutoModelForSequenceClassification, "classify",
+         dict(task_type="SEQ_CLS", target_modules="all-linear", exclude_modules=["pooler.dense"],
+              modules_to_save=["pooler"])),
+        ("peft-bert-tagger", "bert-tagger", AutoModelForTokenClassification, "tag",
+         dict(task_type="TOKEN_CLS", target_modules=["query", "value"], alpha_pattern={"query": 2})),
+    ]:
+        model = get_peft_model(head.from_pretrained(folders[base]), LoraConfig(r=3, lora_alpha=12, **how))
+        torch.manual_seed(5)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(torch.randn_like(parameter) * 0.2)
+        folder = folders[base].parent / name
+        model.save_pretrained(folder)
+        (folder / "README.md").unlink()
+        config = json.loads((folder / "adapter_config.json").read_text())
+        config["base_model_name_or_path"] = f"../{base}"
+        (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
+        data = batch(vocab=30, types=base.startswith("bert"))
+        yield name, task, folder, data, theirs(model, data)
+
+
 def rename(folder, change):
     path = folder / "model.safetensors"
     save_file({change(name): tensor for name, tensor in load_file(path).items()}, path, metadata={"format": "pt"})
@@ -196,13 +289,17 @@ def main():
     with tempfile.TemporaryDirectory() as work:
         work = Path(work)
         saved_here(work)
+        if "--fast" not in sys.argv:
+            runs(work)
         if write:
             shutil.rmtree(FIXTURES, ignore_errors=True)
-        for name, task, folder, data, scores in saved_there(work):
+        made = list(saved_there(work))
+        for name, task, folder, data, scores in made + list(adapters(work, {m[0]: m[2] for m in made})):
             compare(f"saved there, opened here: {name} {task}", ours(task, folder, data), scores, data)
             if write and name not in ("gpt2", "bert"):  # their variants cover them
                 shutil.copytree(folder, FIXTURES / name, ignore=shutil.ignore_patterns("generation_config.json"))
-                expected = {"made_by": f"transformers {transformers.__version__}, torch {torch.__version__}",
+                expected = {"made_by": f"transformers {transformers.__version__}, torch {torch.__version__}, "
+                                       f"peft {peft.__version__}",
                             "task": task, **data, "shape": list(scores.shape),
                             "logits": [float(f"{x:.6g}") for x in scores.flatten().tolist()]}
                 (FIXTURES / name / "expected.json").write_text(json.dumps(expected) + "\n")

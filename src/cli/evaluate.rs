@@ -18,6 +18,7 @@ Examples:
   handloom evaluate --from runs/reviews --data test.csv
   handloom evaluate --from runs/book --data other-book.txt
   handloom evaluate --from runs/book --data book.txt --validation-fraction 0.1 --json
+  handloom evaluate --from runs/names --data names-test.txt --line-by-line
 
 A language model gives val_loss (nats a token), perplexity and bits_per_byte over the whole text; a
 classifier loss, accuracy, macro and micro F1, each class, and the confusion matrix.")]
@@ -45,6 +46,9 @@ struct Flags {
     /// Language models: only this share at the end of the text, as pretraining keeps it
     #[arg(long, value_name = "X", value_parser = share, allow_negative_numbers = true)]
     validation_fraction: Option<f64>,
+    /// Language models: each line, or row of a label file, is an example by itself
+    #[arg(long)]
+    line_by_line: bool,
     #[command(flatten)]
     #[serde(flatten)]
     columns: ColumnFlags,

@@ -8,7 +8,7 @@ use super::console::{self, Console};
 use super::flags::{ColumnFlags, ModelFlags, TrainerFlags};
 use super::layers::{self, Sources};
 use super::terminal::{To, bold, note, out};
-use super::values::{count, fraction, share};
+use super::values::{count, fraction, positive, share};
 use super::{control, report};
 use crate::train::finetune::{self, Arm, FinetuneConfig, FinetuneReport, median};
 use crate::{Error, Result};
@@ -20,7 +20,8 @@ Examples:
   handloom finetune --from runs/book --train train.csv --test test.csv --out runs/reviews
   handloom finetune --from runs/book --train train.tsv --test test.tsv --seeds 3 --compare-scratch
   handloom finetune --scratch nano --model lstm --tokenizer char --train 外卖.csv --out runs/waimai
-  handloom finetune --from runs/book --task lm --train letters.txt --out runs/letters
+  handloom finetune --from runs/book --train train.csv --lora-r 8 --out runs/adapted
+  handloom finetune --from runs/book --task lm --train train.csv --out runs/letters
   handloom finetune --resume runs/reviews
 
 Label files are CSV, TSV or JSONL with named columns, or lines of `label text`.")]
@@ -97,6 +98,21 @@ struct Flags {
     /// none, or balanced: rare classes count as much as frequent ones
     #[arg(long, value_name = "NAME", help_heading = "Optimisation")]
     class_weights: Option<String>,
+
+    /// LoRA: adapters of this rank learn, and the head; the pretrained weights stand still
+    #[arg(long, value_name = "N", value_parser = count, help_heading = "LoRA")]
+    lora_r: Option<usize>,
+    /// What an adapter adds counts ALPHA / r [default: 8]
+    #[arg(long, value_name = "ALPHA", value_parser = positive, help_heading = "LoRA")]
+    lora_alpha: Option<f64>,
+    /// Dropout on what goes into an adapter
+    #[arg(long, value_name = "X", value_parser = fraction, help_heading = "LoRA")]
+    #[arg(allow_negative_numbers = true)]
+    lora_dropout: Option<f64>,
+    /// Layers with an adapter: c_attn, c_proj, c_fc; query, value, key, dense; or all-linear
+    /// [default: c_attn of a gpt, query and value of a bert]
+    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',', help_heading = "LoRA")]
+    lora_target: Vec<String>,
 
     /// Also train the same model from scratch, on the same seeds
     #[arg(long, help_heading = "Run")]

@@ -20,21 +20,28 @@ Examples:
   handloom generate --from runs/book --prompt \"It was\"
   handloom generate --from runs/book --prompt \"It was\" --temperature 0.7 --top-k 40 --seed 7
   handloom generate --from runs/dream --prompt 宝玉 --max-new-tokens 100 --stop 。
+  handloom generate --from runs/book --prompts-file beginnings.txt --num-beams 4 --json
   echo \"Once upon a time\" | handloom generate --from runs/book --prompt -
 
-The same seed writes the same text, on any machine and at any number of threads.")]
+The same seed writes the same text, on any machine, at any number of threads, alone or among others.")]
 pub struct Generate {
     /// A run folder (its best model is taken) or a model folder
     #[arg(long, value_name = "DIR")]
     from: PathBuf,
-    /// How the text begins; - reads it from stdin
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    prompt: String,
+    /// How the text begins; - reads it from stdin; several write one text each
+    #[arg(long, value_name = "TEXT", num_args = 1..)]
+    prompt: Vec<String>,
+    /// A file of prompts, one a line: one text each
+    #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
+    prompts_file: Option<PathBuf>,
     #[command(flatten)]
     flags: Flags,
     /// Texts to write, each with the next seed
     #[arg(long, value_name = "N", default_value = "1", value_parser = count)]
     num_return_sequences: usize,
+    /// Print one JSON object a text: prompt, text, tokens, finish, seed
+    #[arg(long)]
+    json: bool,
     /// Threads; the text does not depend on it [default: one a core]
     #[arg(long, value_name = "N", value_parser = count)]
     threads: Option<usize>,
@@ -77,37 +84,83 @@ struct Flags {
 }
 
 impl Generate {
-    /// Writes to stdout as the tokens come.
+    /// Writes to stdout: one text as its tokens come, several when they are done.
     pub fn run(self) -> Result<()> {
-        let mut options: GenerateOptions = layers::resolve(&self.sources, &self.flags)?;
+        let options: GenerateOptions = layers::resolve(&self.sources, &self.flags)?;
         options.validate()?;
-        let mut prompt = self.prompt;
-        if prompt == "-" {
+        let prompts = self.prompts()?;
+        in_pool(self.threads.unwrap_or(0), || {
+            let writer = Writer::open(&self.from)?;
+            match prompts.as_slice() {
+                [one] if !self.json => self.stream(&writer, one, options),
+                all => self.batch(&writer, all, options),
+            }
+        })?
+    }
+
+    /// The prompts that were given; without any, an empty one.
+    fn prompts(&self) -> Result<Vec<String>> {
+        if let Some(file) = &self.prompts_file {
+            let text = crate::text::read_text(file, crate::text::Encoding::Utf8)?;
+            return Ok(text.lines().map(str::to_owned).collect());
+        }
+        let mut prompts = self.prompt.clone();
+        for prompt in prompts.iter_mut().filter(|prompt| *prompt == "-") {
             prompt.clear();
-            let read = std::io::stdin().read_to_string(&mut prompt);
+            let read = std::io::stdin().read_to_string(prompt);
             read.map_err(|e| Error::Data(format!("stdin: cannot read the prompt: {e}")))?;
             prompt.truncate(prompt.trim_end_matches('\n').len());
         }
-        in_pool(self.threads.unwrap_or(0), || {
-            let writer = Writer::open(&self.from)?;
-            for n in 0..self.num_return_sequences {
-                if self.num_return_sequences > 1 {
-                    note(dim(To::Stderr, format_args!("— seed {} —", options.seed)));
-                }
-                let start = std::time::Instant::now();
-                terminal::out_piece(&prompt);
-                let written = writer.write(&prompt, &options, &mut terminal::out_piece)?;
+        if prompts.is_empty() {
+            prompts.push(String::new());
+        }
+        Ok(prompts)
+    }
+
+    /// One prompt: each text is printed while it is written.
+    fn stream(&self, writer: &Writer, prompt: &str, mut options: GenerateOptions) -> Result<()> {
+        for n in 0..self.num_return_sequences {
+            if self.num_return_sequences > 1 {
+                note(dim(To::Stderr, format_args!("— seed {} —", options.seed)));
+            }
+            let start = std::time::Instant::now();
+            terminal::out_piece(prompt);
+            let written = writer.write(prompt, &options, &mut terminal::out_piece)?;
+            terminal::out("");
+            let rate = written.tokens as f64 / start.elapsed().as_secs_f64().max(1e-9);
+            let speed = format!("{} tokens, {}/s", written.tokens, super::format::short(rate));
+            note(dim(To::Stderr, speed));
+            options.seed = options.seed.wrapping_add(1);
+            if n + 1 < self.num_return_sequences {
                 terminal::out("");
-                let seconds = start.elapsed().as_secs_f64();
-                let rate = written.tokens as f64 / seconds.max(1e-9);
-                let speed = format!("{} tokens, {}/s", written.tokens, super::format::short(rate));
-                note(dim(To::Stderr, speed));
-                options.seed = options.seed.wrapping_add(1);
-                if n + 1 < self.num_return_sequences {
+            }
+        }
+        Ok(())
+    }
+
+    /// Several prompts: the texts in the order of their prompts, an empty line between two.
+    fn batch(
+        &self,
+        writer: &Writer,
+        prompts: &[String],
+        mut options: GenerateOptions,
+    ) -> Result<()> {
+        let mut first = true;
+        for _ in 0..self.num_return_sequences {
+            for written in writer.write_batch(prompts, &options)? {
+                if self.json {
+                    let mut line = serde_json::to_value(&written).unwrap_or_default();
+                    line["seed"] = options.seed.into();
+                    terminal::out(line);
+                    continue;
+                }
+                if !std::mem::take(&mut first) {
                     terminal::out("");
                 }
+                terminal::out(format_args!("{}{}", written.prompt, written.text));
             }
-            Ok(())
-        })?
+            options.seed = options.seed.wrapping_add(1);
+        }
+        Ok(())
     }
 }

@@ -11,17 +11,19 @@ use super::terminal::out;
 use super::values::count;
 use crate::text::labelled::read_unlabelled;
 use crate::train::control::in_pool;
+use crate::train::fill_mask::{self, FillMask};
 use crate::train::labelled::Columns;
 use crate::train::predict::{Prediction, Predictor};
 use crate::{Error, Result};
 
-/// Predict labels for texts: given here, in a file, or on stdin, one a line
+/// Predict labels for texts: given here, in a file, or on stdin, one a line; or what fills a [MASK]
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   handloom predict --from runs/reviews \"a splendid evening\" \"the soup was cold\"
   handloom predict --from runs/reviews --data new.csv --text-column review > labels.tsv
   cut -f2 reviews.tsv | handloom predict --from runs/reviews --json
+  handloom predict --from runs/bert \"a [MASK] day\"
 
 Output: label, probability and text, with tabs between; with --json one object a line with all classes.")]
 pub struct Predict {
@@ -56,6 +58,9 @@ impl Predict {
     }
 
     fn predict(&self) -> Result<()> {
+        if fill_mask::fills(&self.from)? {
+            return self.fill();
+        }
         let mut predictor = Predictor::open(&self.from)?;
         if let Some(n) = self.max_length {
             predictor.max_length = n;
@@ -93,6 +98,33 @@ impl Predict {
     fn print(&self, predictor: &Predictor, texts: &[(String, Option<String>)]) -> Result<()> {
         for (prediction, (text, _)) in predictor.predict(texts)?.iter().zip(texts) {
             out(if self.json { json_line(prediction, text) } else { line(prediction, text) });
+        }
+        Ok(())
+    }
+}
+
+impl Predict {
+    /// A masked language model: for each gap of a text the likeliest pieces.
+    fn fill(&self) -> Result<()> {
+        let filler = FillMask::open(&self.from)?;
+        let mut texts = self.text.clone();
+        if texts.is_empty() {
+            let stdin = std::io::stdin().lock().lines();
+            texts = stdin
+                .collect::<std::io::Result<_>>()
+                .map_err(|e| Error::Data(format!("stdin: cannot read it: {e}")))?;
+        }
+        for text in &texts {
+            for gap in filler.fill(text)? {
+                if self.json {
+                    out(json!({"text": text, "filled": gap.text, "candidates": gap.candidates}));
+                    continue;
+                }
+                for (piece, p) in &gap.candidates {
+                    out(format_args!("{p:.4}\t{piece}"));
+                }
+                out(format_args!("\t{}", format::one_line(&gap.text)));
+            }
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::console::{self, Console};
-use super::flags::{ModelFlags, TrainerFlags};
+use super::flags::{ColumnFlags, ModelFlags, TrainerFlags};
 use super::layers::{self, Sources};
 use super::values::{count, count_or_zero, fraction};
 use super::{control, machine};
@@ -21,6 +21,7 @@ Examples:
   handloom pretrain --train books/*.txt --tokenizer bpe:4096 --size mini --budget 30m --out runs/books
   handloom pretrain --train 红楼梦.txt --out runs/dream
   handloom pretrain --model lstm --train book.txt --out runs/lstm
+  handloom pretrain --model gru --train names.txt --line-by-line --out runs/names
   handloom pretrain --from runs/books --train letters.txt --out runs/letters
   handloom pretrain --resume runs/book
 
@@ -38,7 +39,7 @@ pub struct Pretrain {
 
 #[derive(Debug, Serialize, clap::Args)]
 struct Flags {
-    /// Text files, UTF-8
+    /// Text files; of CSV, TSV and JSONL files the text column
     #[arg(long, value_name = "FILE", num_args = 1.., help_heading = "Data")]
     train: Vec<String>,
     /// Text to validate on, instead of the end of the training text
@@ -51,9 +52,12 @@ struct Flags {
     /// char, bpe:4096, wordpiece:8000, or a tokenizer.json [default: char; bert: wordpiece:8000]
     #[arg(long, value_name = "KIND|FILE", help_heading = "Data")]
     tokenizer: Option<String>,
-    /// utf8 or latin1
-    #[arg(long, value_name = "NAME", help_heading = "Data")]
-    encoding: Option<String>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    columns: ColumnFlags,
+    /// Each line, or row of a label file, is an example by itself
+    #[arg(long, help_heading = "Data")]
+    line_by_line: bool,
     /// How batches go through the text: random, shuffled or lanes [default: random; rnn, lstm, gru: lanes]
     #[arg(long, value_name = "WAY", value_parser = ["random", "shuffled", "lanes"])]
     #[arg(hide_possible_values = true, help_heading = "Data")]

@@ -6,6 +6,7 @@
 //! - GPT-2's four products are stored `[in, out]` (its `Conv1D`) and held `[out, in]`.
 //! - Files saved from a bare body lack the prefix `transformer.` or `bert.`.
 //! - Old BERT files call a norm's parameters `gamma` and `beta`.
+//! - An adapter folder of PEFT is read as its base with the adapter merged in ([`peft`]).
 //! - Buffers (`attn.bias`, `position_ids`) and second names of tied tensors (`lm_head.weight`) are
 //!   passed over.
 //!
@@ -17,8 +18,9 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::safetensors::{WEIGHTS, read, read_folder, to_bytes, write_atomic};
-use super::{LanguageModel, ModelConfig, SequenceClassifier, TokenClassifier, build};
+use super::{LanguageModel, ModelConfig, SequenceClassifier, TokenClassifier, build, peft};
 use crate::error::{Error, Result};
+use crate::nn::lora::merged_state_dict;
 use crate::nn::module::listed;
 use crate::nn::{Module, StateDict};
 use crate::tensor::Tensor;
@@ -29,7 +31,7 @@ pub const CONFIG: &str = "config.json";
 // ---- names ------------------------------------------------------------------------------------
 
 /// Whether GPT-2 stores this weight transposed.
-fn is_transposed(config: &ModelConfig, name: &str) -> bool {
+pub(super) fn is_transposed(config: &ModelConfig, name: &str) -> bool {
     const ENDS: [&str; 4] =
         ["attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight"];
     matches!(config, ModelConfig::Gpt(_)) && ENDS.iter().any(|end| name.ends_with(end))
@@ -42,7 +44,7 @@ pub(super) fn is_buffer(name: &str) -> bool {
 }
 
 /// The name that a tensor called `name` in a file has here; `None` where it is not needed.
-fn name_here(config: &ModelConfig, name: &str) -> Option<String> {
+pub(super) fn name_here(config: &ModelConfig, name: &str) -> Option<String> {
     if is_buffer(name) {
         return None;
     }
@@ -94,7 +96,7 @@ fn to_here(config: &ModelConfig, tensors: StateDict) -> Result<StateDict> {
 
 /// Parameters of a model under the names and in the layout that a file has.
 fn to_file(config: &ModelConfig, module: &dyn Module) -> Result<StateDict> {
-    let mut list = module.state_dict();
+    let mut list = merged_state_dict(module)?;
     for (name, tensor) in &mut list {
         if is_transposed(config, name) {
             *tensor = tensor.t()?;
@@ -105,7 +107,7 @@ fn to_file(config: &ModelConfig, module: &dyn Module) -> Result<StateDict> {
 
 // ---- writing ----------------------------------------------------------------------------------
 
-/// The bytes of the `model.safetensors` of a model.
+/// The bytes of the `model.safetensors` of a model, adapters merged into their weights.
 ///
 /// # Errors
 /// When memory cannot be had.
@@ -193,6 +195,9 @@ pub struct Pretrained {
 /// # Errors
 /// When it is missing or no JSON object.
 pub fn read_json(dir: impl AsRef<Path>) -> Result<Map<String, Value>> {
+    if let Some(adapter) = peft::adapter(dir.as_ref())? {
+        return adapter.json();
+    }
     let path = dir.as_ref().join(CONFIG);
     let at = |text: String| Error::Data(format!("{}: {text}", path.display()));
     let bytes = read(&path)?;
@@ -279,7 +284,12 @@ fn load(
 /// The configuration and the tensors of a folder, checked against each other as far as sizes go.
 fn open(dir: &Path) -> Result<(ModelConfig, Map<String, Value>, StateDict)> {
     let (config, json) = read_config(dir)?;
-    let tensors = to_here(&config, read_folder(dir)?)?;
+    let adapter = peft::adapter(dir)?;
+    let weights = adapter.as_ref().map_or(dir, |adapter| &adapter.base);
+    let mut tensors = to_here(&config, read_folder(weights)?)?;
+    if let Some(adapter) = &adapter {
+        adapter.apply(&config, &mut tensors)?;
+    }
     // Before a model is built: a damaged size must not ask for all the memory there is.
     let held: usize = tensors.iter().map(|(_, tensor)| tensor.numel()).sum();
     let wanted = config.num_parameters().unwrap_or(usize::MAX);

@@ -11,7 +11,7 @@
 //! # Reading order
 //!
 //! [`config`] and [`sizes`]: what there is. [`gpt`], [`bert`], [`rnn_lm`]: the bodies. [`heads`]:
-//! classifiers. [`folder`]: Hugging Face's folders, read and written. [`tutorial`]: the two models
+//! classifiers. [`folder`]: Hugging Face's folders, read and written; [`peft`]: adapters. [`tutorial`]: the two models
 //! of the tutorial.
 
 pub mod bert;
@@ -19,6 +19,7 @@ pub mod config;
 pub mod folder;
 pub mod gpt;
 pub mod heads;
+pub mod peft;
 pub mod rnn_lm;
 pub mod safetensors;
 pub mod sizes;

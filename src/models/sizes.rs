@@ -275,6 +275,19 @@ mod tests {
         assert_eq!(nano.num_parameters(), Some(809_856));
     }
 
+    /// Turc et al. 2019, table 1: 4.4, 11.3, 29.1 and 41.7 million with BERT's vocabulary.
+    #[test]
+    fn bert_sizes_are_googles() {
+        for (size, millions) in [("tiny", 4.4), ("mini", 11.3), ("small", 29.1), ("medium", 41.7)] {
+            let config = ModelConfig::preset("bert", size, 30522, None, None).unwrap();
+            let d = config.hidden_size();
+            // Without the head that predicts tokens.
+            let body = config.num_parameters().unwrap() - (d * d + 3 * d + 30522);
+            let found = body as f64 / 1e6;
+            assert!((found - millions).abs() < 0.35, "{size}: {found}");
+        }
+    }
+
     #[test]
     fn groups_keep_the_order_of_the_model() {
         let config = ModelConfig::preset("gpt", "nano", 65, None, None).unwrap();

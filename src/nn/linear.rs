@@ -1,5 +1,8 @@
 //! The affine layer: `y = x Wᵀ + b`.
 
+use std::sync::OnceLock;
+
+use super::lora::{Lora, LoraOptions};
 use super::{Init, Module, Parameter, Visitor};
 use crate::autograd::Scope;
 use crate::error::{Error, Result};
@@ -12,6 +15,7 @@ pub struct Linear {
     pub weight: Parameter,
     /// `[out_features]`
     pub bias: Option<Parameter>,
+    lora: OnceLock<Lora>,
     scope: Scope,
 }
 
@@ -60,7 +64,23 @@ impl Linear {
             return Err(Error::op("Linear", format!("bias {:?}, expected [{out}]", bias.shape())));
         }
         let bias = bias.map(Parameter::new).transpose()?;
-        Ok(Linear { weight: Parameter::new(weight)?, bias, scope: at.scope() })
+        let lora = OnceLock::new();
+        Ok(Linear { weight: Parameter::new(weight)?, bias, lora, scope: at.scope() })
+    }
+
+    /// Puts an adapter beside the weight; `at` is the layer's place. The weight is not frozen by it.
+    ///
+    /// # Errors
+    /// When there is one already, or as [`Lora::new`].
+    pub fn adapt(&self, at: &Init, options: &LoraOptions) -> Result<()> {
+        let lora = Lora::new(at, self.in_features(), self.out_features(), options)?;
+        let there = || Error::op("adapt", format!("{} has an adapter already", at.name()));
+        self.lora.set(lora).map_err(|_| there())
+    }
+
+    /// The adapter beside the weight.
+    pub fn lora(&self) -> Option<&Lora> {
+        self.lora.get()
     }
 
     /// x `[…, in_features]` → `[…, out_features]`.
@@ -71,7 +91,11 @@ impl Linear {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let _scope = self.scope.enter();
         let bias = self.bias.as_ref().map(Parameter::tensor);
-        ops::linear(x, &self.weight.tensor(), bias.as_ref())
+        let y = ops::linear(x, &self.weight.tensor(), bias.as_ref())?;
+        match self.lora.get() {
+            None => Ok(y),
+            Some(lora) => y.add(&lora.forward(x)?),
+        }
     }
 
     /// The width that goes in.
@@ -87,8 +111,12 @@ impl Linear {
 
 impl Module for Linear {
     fn visit<'a>(&'a self, v: &mut Visitor<'a, '_>) {
+        v.linear(self);
         v.parameter("weight", &self.weight);
         v.option("bias", &self.bias);
+        if let Some(lora) = self.lora.get() {
+            lora.visit(v);
+        }
     }
 }
 

@@ -9,7 +9,7 @@
 //! # Reading order
 //!
 //! [`module`]: parameters and how they are found. [`init`]: names and first values. Then the
-//! layers: [`linear`], [`embedding`], [`norm`], [`dropout`], [`rnn`], [`multihead_attention`] with
+//! layers: [`linear`] with its adapter [`lora`], [`embedding`], [`norm`], [`dropout`], [`rnn`], [`multihead_attention`] with
 //! its [`kv_cache`], [`transformer`].
 
 pub mod activation;
@@ -19,6 +19,7 @@ pub mod embedding;
 pub mod init;
 pub mod kv_cache;
 pub mod linear;
+pub mod lora;
 pub mod module;
 pub mod multihead_attention;
 pub mod norm;
@@ -32,6 +33,7 @@ pub use embedding::Embedding;
 pub use init::Init;
 pub use kv_cache::KvCache;
 pub use linear::Linear;
+pub use lora::{Lora, LoraOptions};
 pub use module::{LoadReport, Module, Parameter, StateDict, Visitor};
 pub use multihead_attention::{AttentionCall, MultiheadAttention, MultiheadAttentionOptions};
 pub use norm::{LayerNorm, RmsNorm};

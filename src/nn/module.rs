@@ -22,6 +22,7 @@ use std::fmt::{Display, Write};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard};
 
+use super::Linear;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Device, Dims, Tensor, Tracked};
 
@@ -200,7 +201,13 @@ impl std::fmt::Debug for Parameter {
 /// name is built in one string that grows and shrinks with the walk.
 pub struct Visitor<'a, 'f> {
     path: String,
-    show: &'f mut dyn FnMut(&str, &'a Parameter),
+    show: &'f mut dyn FnMut(&str, Shown<'a>),
+}
+
+/// What a walk comes by.
+enum Shown<'a> {
+    Parameter(&'a Parameter),
+    Linear(&'a Linear),
 }
 
 impl<'a> Visitor<'a, '_> {
@@ -218,7 +225,12 @@ impl<'a> Visitor<'a, '_> {
 
     /// Shows a parameter.
     pub fn parameter(&mut self, name: impl Display, parameter: &'a Parameter) {
-        self.within(name, |v| (v.show)(&v.path, parameter));
+        self.within(name, |v| (v.show)(&v.path, Shown::Parameter(parameter)));
+    }
+
+    /// Says that the place itself is a linear layer, which may take an adapter.
+    pub(super) fn linear(&mut self, layer: &'a Linear) {
+        (self.show)(&self.path, Shown::Linear(layer));
     }
 
     /// Shows a parameter that may not be there.
@@ -277,9 +289,24 @@ pub trait Module: Send + Sync {
     fn for_each_parameter<'a>(&'a self, f: &mut dyn FnMut(&str, &'a Parameter)) {
         let mut path = PATH.take();
         path.clear();
-        let mut visitor = Visitor { path, show: f };
+        let show: &mut dyn FnMut(&str, Shown<'a>) = &mut |name, shown| {
+            if let Shown::Parameter(parameter) = shown {
+                f(name, parameter);
+            }
+        };
+        let mut visitor = Visitor { path, show };
         self.visit(&mut visitor);
         PATH.set(visitor.path);
+    }
+
+    /// Calls `f` with the name of each linear layer and the layer.
+    fn for_each_linear<'a>(&'a self, f: &mut dyn FnMut(&str, &'a Linear)) {
+        let show: &mut dyn FnMut(&str, Shown<'a>) = &mut |name, shown| {
+            if let Shown::Linear(layer) = shown {
+                f(name, layer);
+            }
+        };
+        self.visit(&mut Visitor { path: String::new(), show });
     }
 
     /// All parameters with their names.

@@ -251,7 +251,17 @@ impl RunFolder {
             self.fs.create_dir_all(fresh).map_err(|e| Error::io(fresh, "create the folder", e))?;
             let mut files = Vec::new();
             fill(&mut |name, data| {
-                self.write_synced(&fresh.join(name), data)?;
+                let path = fresh.join(name);
+                // A name may have a folder in front: `adapter/adapter_config.json`.
+                let inner = path.parent().filter(|parent| *parent != fresh);
+                if let Some(inner) = inner {
+                    let made = self.fs.create_dir_all(inner);
+                    made.map_err(|e| Error::io(inner, "create the folder", e))?;
+                }
+                self.write_synced(&path, data)?;
+                if let Some(inner) = inner {
+                    self.sync(inner)?;
+                }
                 let checksum = format!("{:016x}", hash_bytes(data));
                 files.push(json!({"name": name, "bytes": data.len(), "checksum": checksum}));
                 Ok(())

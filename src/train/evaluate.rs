@@ -6,10 +6,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::control::{Control, in_pool};
+use super::corpus;
 use super::data::EvalWindows;
 use super::labelled::{Columns, align, examples};
 use super::observer::Figures;
-use super::pretrain::{masking, read_tokens};
+use super::pretrain::{line_options, masking};
 use super::pretrained;
 use super::report::Report;
 use super::tagging::{self, TagSet, tagging_task};
@@ -17,7 +18,8 @@ use super::tasks::classify;
 use super::tasks::lm::{self, lm_figures};
 use super::tasks::tag;
 use crate::error::{Error, Result};
-use crate::models::{ModelConfig, folder};
+use crate::models::{LanguageModel, ModelConfig, folder};
+use crate::text::Tokenizer;
 
 /// What to evaluate; the fields are the flags.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,6 +32,8 @@ pub struct EvaluateConfig {
     pub data: Vec<PathBuf>,
     /// Language models: only the share at the end of the text, as in pretraining.
     pub validation_fraction: Option<f64>,
+    /// Language models: each line, or row of a label file, is an example by itself.
+    pub line_by_line: bool,
     /// Where the columns of label files are.
     #[serde(flatten)]
     pub columns: Columns,
@@ -50,6 +54,7 @@ impl Default for EvaluateConfig {
             task: None,
             data: Vec::new(),
             validation_fraction: None,
+            line_by_line: false,
             columns: Columns::default(),
             batch_size: 32,
             context_length: None,
@@ -123,9 +128,14 @@ pub(super) fn holds(json: &Map<String, Value>, ending: &str) -> bool {
 
 fn language_model(config: &EvaluateConfig, control: &mut Control<'_>) -> Result<Evaluation> {
     let (model, tokenizer) = pretrained::open_language_model(&config.from)?;
-    let encoding = config.columns.encoding.as_deref().unwrap_or("utf8").parse()?;
-    let out = std::env::temp_dir();
-    let mut tokens = read_tokens(&config.data, encoding, &tokenizer, &out, "evaluate", control)?;
+    if config.line_by_line {
+        return lines(config, model.as_ref(), &tokenizer, control);
+    }
+    let (columns, out) = (&config.columns, std::env::temp_dir());
+    let mut tokens = match corpus::documents(&config.data, columns)? {
+        Some(texts) => corpus::tokens_of(&texts, &tokenizer)?,
+        None => corpus::read_tokens(&config.data, columns, &tokenizer, &out, "evaluate", control)?,
+    };
     if let Some(fraction) = config.validation_fraction {
         tokens = tokens.split_tail(fraction)?.1;
     }
@@ -150,6 +160,34 @@ fn language_model(config: &EvaluateConfig, control: &mut Control<'_>) -> Result<
     let progress = &mut |done, total| observer.progress("evaluating", done, total);
     let (sum, count) = lm::evaluate(model.as_ref(), &windows, carry, masking.as_ref(), progress)?;
     let bytes = masking.is_none().then_some(bytes);
+    Ok(Evaluation::LanguageModel { figures: lm_figures(sum, count, bytes), tokens: count })
+}
+
+/// A language model on lines, each by itself.
+fn lines(
+    config: &EvaluateConfig,
+    model: &dyn LanguageModel,
+    tokenizer: &Tokenizer,
+    control: &mut Control<'_>,
+) -> Result<Evaluation> {
+    let (options, longest) =
+        line_options(tokenizer, model.config(), (config.batch_size, 0), (0.15, false))?;
+    let masked = options.masking.is_some();
+    let lines = corpus::lines(&config.data, &config.columns, tokenizer, masked, longest)?;
+    if lines.is_empty() {
+        return Err(Error::Data("there is no line to evaluate on".into()));
+    }
+    if lines.truncated > 0 {
+        control.observer.warning(&format!(
+            "{} of {} lines were cut to what the model reads",
+            lines.truncated,
+            lines.len()
+        ));
+    }
+    let observer = &mut control.observer;
+    let progress = &mut |done, total| observer.progress("evaluating", done, total);
+    let (sum, count) = super::tasks::lines::evaluate(model, &lines, &options, progress)?;
+    let bytes = (!masked).then_some(lines.bytes);
     Ok(Evaluation::LanguageModel { figures: lm_figures(sum, count, bytes), tokens: count })
 }
 

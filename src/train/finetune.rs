@@ -14,10 +14,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::adapters::LoraConfig;
 use super::config::TrainerConfig;
 use super::control::{Control, in_pool};
 use super::labelled::Columns;
-use super::pretrain::{self, ModelShape, PretrainConfig, saved_config};
+use super::pretrain::{self, ModelShape, PretrainConfig, command_of, saved_config};
 use super::report::Report;
 use crate::error::{Error, Result};
 
@@ -66,6 +67,9 @@ pub struct FinetuneConfig {
     pub class_weights: String,
     /// Tagging: a conditional random field decides about the tags of a sentence together.
     pub crf: bool,
+    /// Adapters instead of all weights.
+    #[serde(flatten)]
+    pub lora: LoraConfig,
     /// Also train the same model from scratch on the same seeds.
     pub compare_scratch: bool,
     /// Repeat with so many seeds, counting up from `seed`.
@@ -98,6 +102,7 @@ impl Default for FinetuneConfig {
             gradual_unfreezing: false,
             class_weights: "none".into(),
             crf: false,
+            lora: LoraConfig::default(),
             compare_scratch: false,
             seeds: 1,
             out: "runs/finetune".into(),
@@ -215,6 +220,11 @@ pub fn resume(
     changes: &Map<String, Value>,
     control: &mut Control<'_>,
 ) -> Result<FinetuneReport> {
+    // `--task lm` is a pretraining, and its folder that of one.
+    if !command_of(dir, control)?.contains_key("task") {
+        return pretrain::resume(dir, changes, control)
+            .map(|report| of_language_model(report, dir));
+    }
     let mut config: FinetuneConfig = saved_config(dir, changes, control)?;
     config.out = dir.to_owned();
     start(&config, control, true)
@@ -226,7 +236,7 @@ fn start(
     resume: bool,
 ) -> Result<FinetuneReport> {
     if config.task == "lm" {
-        return language_model(config, control, resume);
+        return language_model(config, control);
     }
     let Some((_, prepare)) = TASKS.iter().find(|(name, _)| *name == config.task) else {
         let names: Vec<&str> = TASKS.iter().map(|(name, _)| *name).collect();
@@ -241,11 +251,7 @@ fn start(
 }
 
 /// `--task lm`: pretraining goes on with other text.
-fn language_model(
-    config: &FinetuneConfig,
-    control: &mut Control<'_>,
-    resume: bool,
-) -> Result<FinetuneReport> {
+fn language_model(config: &FinetuneConfig, control: &mut Control<'_>) -> Result<FinetuneReport> {
     if config.from.is_none() {
         return Err(Error::Usage(
             "--task lm goes on with a language model; give --from DIR".into(),
@@ -257,26 +263,29 @@ fn language_model(
         train: config.train.clone(),
         validation: config.validation.clone(),
         validation_fraction: config.validation_fraction,
-        encoding: config.columns.encoding.clone().unwrap_or_else(|| "utf8".into()),
+        columns: config.columns.clone(),
+        lora: config.lora.clone(),
         out: config.out.clone(),
         trainer: config.trainer.clone(),
         ..PretrainConfig::default()
     };
-    let report = match resume {
-        true => pretrain::resume(&config.out, &Map::new(), control)?,
-        false => pretrain::run(&pretrain, control)?,
-    };
+    let report = pretrain::run(&pretrain, control)?;
+    Ok(of_language_model(report, &config.out))
+}
+
+/// The report of a pretraining as that of a series of one run.
+fn of_language_model(report: pretrain::PretrainReport, out: &Path) -> FinetuneReport {
     let run = FinetuneRun {
         arm: Arm::Pretrained,
-        seed: config.trainer.seed,
+        seed: report.seed,
         steps: report.train.steps,
         elapsed_s: report.train.elapsed_s,
         metric: report.train.metric.to_owned(),
         best: report.train.best,
         test: None,
-        out: config.out.clone(),
+        out: out.to_owned(),
     };
-    Ok(FinetuneReport { runs: vec![run] })
+    FinetuneReport { runs: vec![run] }
 }
 
 #[cfg(test)]

@@ -85,8 +85,8 @@ pub enum Finish {
     Stop,
 }
 
-/// Writes tokens after `prompt` (at least one token). `row` tells several texts under one seed apart.
-/// `on_token` hears each token and says whether to go on. The end-of-text token `eos` is not reported.
+/// Writes tokens after `prompt` (at least one token). The text is a pure function of model, prompt and
+/// options: who writes beside it changes nothing. `on_token` hears each token and says whether to go on. The end-of-text token `eos` is not reported.
 ///
 /// # Errors
 /// When the prompt is empty, an id is beyond the vocabulary, or the options make no sense.
@@ -94,7 +94,6 @@ pub fn write_ids(
     model: &dyn LanguageModel,
     prompt: &[u32],
     options: &GenerateOptions,
-    row: u64,
     eos: Option<u32>,
     on_token: &mut dyn FnMut(u32) -> Result<bool>,
 ) -> Result<Finish> {
@@ -117,7 +116,7 @@ pub fn write_ids(
     }
     let mut logits = reader.read(prompt)?;
     for n in 0..options.max_new_tokens {
-        let id = choose(&mut logits, reader.history(), options, row, n as u64);
+        let id = choose(&mut logits, reader.history(), options, n as u64);
         if Some(id) == eos {
             return Ok(Finish::EndOfText);
         }
@@ -175,6 +174,8 @@ pub use with_tokenizer::{Generation, Writer, write_text};
 mod with_tokenizer {
     use std::path::Path;
 
+    use rayon::prelude::*;
+
     use super::*;
     use crate::text::Tokenizer;
     use crate::train::pretrained;
@@ -229,10 +230,11 @@ mod with_tokenizer {
             options: &GenerateOptions,
             on_text: &mut dyn FnMut(&str),
         ) -> Result<Generation> {
-            write_text(self.model.as_ref(), &self.tokenizer, prompt, options, 0, on_text)
+            write_text(self.model.as_ref(), &self.tokenizer, prompt, options, on_text)
         }
 
-        /// Writes one text after each prompt; text i draws from stream i of the seed.
+        /// Writes one text after each prompt, the one it would write alone. The prompts are shared out
+        /// among the threads: a text of one row has too little work for several.
         ///
         /// # Errors
         /// As [`Writer::write`].
@@ -241,11 +243,7 @@ mod with_tokenizer {
             prompts: &[String],
             options: &GenerateOptions,
         ) -> Result<Vec<Generation>> {
-            let one = |(row, prompt): (usize, &String)| {
-                let (model, row) = (self.model.as_ref(), row as u64);
-                write_text(model, &self.tokenizer, prompt, options, row, &mut |_| {})
-            };
-            prompts.iter().enumerate().map(one).collect()
+            prompts.par_iter().map(|prompt| self.write(prompt, options, &mut |_| {})).collect()
         }
     }
 
@@ -258,7 +256,6 @@ mod with_tokenizer {
         tokenizer: &Tokenizer,
         prompt: &str,
         options: &GenerateOptions,
-        row: u64,
         on_text: &mut dyn FnMut(&str),
     ) -> Result<Generation> {
         let mut ids = tokenizer.encode(prompt)?;
@@ -275,7 +272,7 @@ mod with_tokenizer {
                 on_text(piece);
             }
         };
-        let finish = write_ids(model, &ids, options, row, tokenizer.eos_id(), &mut |id| {
+        let finish = write_ids(model, &ids, options, tokenizer.eos_id(), &mut |id| {
             tokens += 1;
             let (piece, stop) = watch.push(&decoder.push(id)?);
             show(&piece);
@@ -317,5 +314,172 @@ mod tests {
         assert_eq!(run(&["ÄEND"]), ("Ä".into(), true));
         let mut watch = StopWatch::new(&stops);
         assert_eq!(watch.push("abE"), ("ab".into(), false), "E may begin END");
+    }
+
+    use crate::models::{ModelConfig, build};
+
+    /// A model of a kind with weights far enough from 0 to have a will of its own.
+    fn model(kind: &str) -> Box<dyn LanguageModel> {
+        let config = ModelConfig::preset(kind, "nano", 20, Some(12), None).unwrap();
+        let model = build(&config, 7).unwrap();
+        model.for_each_parameter(&mut |name, p| {
+            if p.shape().len() > 1 {
+                let key = crate::ops::Key { seed: 3, stream: name.len() as u64, step: 0 };
+                let noise = Tensor::randn(p.shape(), p.dtype(), key).unwrap();
+                p.load(&p.data().add(&noise.mul_scalar(0.3).unwrap()).unwrap()).unwrap();
+            }
+        });
+        model
+    }
+
+    fn write(model: &dyn LanguageModel, prompt: &[u32], options: &GenerateOptions) -> Vec<u32> {
+        let mut ids = Vec::new();
+        let mut push = |id| {
+            ids.push(id);
+            Ok(true)
+        };
+        write_ids(model, prompt, options, None, &mut push).unwrap();
+        ids
+    }
+
+    fn options(max_new_tokens: usize) -> GenerateOptions {
+        GenerateOptions { max_new_tokens, temperature: 1.0, ..GenerateOptions::default() }
+    }
+
+    /// What the model would say if it read everything anew for each token.
+    fn greedy_without_memory(model: &dyn LanguageModel, prompt: &[u32], n: usize) -> Vec<u32> {
+        let mut all = prompt.to_vec();
+        for _ in 0..n {
+            let ids = Tensor::from_slice(&all, [1, all.len()]).unwrap();
+            let hidden = model.hidden(&crate::models::Inputs::new(&ids)).unwrap();
+            let last = hidden.select(1, all.len() - 1).unwrap();
+            let logits = model.logits(&last).unwrap().to_vec::<f32>().unwrap();
+            all.push(super::super::sampling::argmax(&logits));
+        }
+        all.split_off(prompt.len())
+    }
+
+    #[test]
+    fn cache_and_carried_state_change_nothing() {
+        for kind in ["gpt", "lstm", "gru", "rnn"] {
+            let model = model(kind);
+            let greedy = GenerateOptions { temperature: 0.0, ..options(8) };
+            let found = write(model.as_ref(), &[3, 1, 4], &greedy);
+            assert_eq!(found, greedy_without_memory(model.as_ref(), &[3, 1, 4], 8), "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_full_context_is_read_again_and_writing_goes_on() {
+        let model = model("gpt");
+        assert_eq!(write(model.as_ref(), &[3, 1, 4], &options(40)).len(), 40);
+        let long: Vec<u32> = (0..30).map(|i| i % 20).collect();
+        assert_eq!(write(model.as_ref(), &long, &options(5)).len(), 5);
+    }
+
+    #[test]
+    fn the_same_seed_writes_the_same_at_any_number_of_threads() {
+        for kind in ["gpt", "lstm"] {
+            let model = model(kind);
+            let run = |threads: usize, seed: u64| {
+                let options = GenerateOptions { seed, top_p: 0.9, ..options(30) };
+                crate::train::control::in_pool(threads, || write(model.as_ref(), &[5], &options))
+                    .unwrap()
+            };
+            assert_eq!(run(1, 1), run(3, 1), "{kind}");
+            assert_ne!(run(1, 1), run(1, 2), "{kind}");
+        }
+    }
+
+    #[test]
+    fn beams_find_what_is_likelier_than_the_greedy_text() {
+        let score = |model: &dyn LanguageModel, prompt: &[u32], ids: &[u32]| -> f64 {
+            let mut reader = Reader::new(model).unwrap();
+            let mut logits = reader.read(prompt).unwrap();
+            let mut sum = 0.0;
+            for &id in ids {
+                let largest = logits.iter().copied().fold(f32::MIN, f32::max);
+                let total: f64 = logits.iter().map(|x| f64::from(x - largest).exp()).sum();
+                sum += f64::from(logits[id as usize] - largest) - total.ln();
+                logits = reader.read(&[id]).unwrap();
+            }
+            sum
+        };
+        for kind in ["gpt", "gru"] {
+            let model = model(kind);
+            let greedy =
+                write(model.as_ref(), &[2], &GenerateOptions { temperature: 0.0, ..options(4) });
+            let one = write(model.as_ref(), &[2], &GenerateOptions { num_beams: 20, ..options(1) });
+            assert_eq!(one[0], greedy[0], "one step of beams is the likeliest token");
+            // With as many beams as tokens, two steps are an exhaustive search.
+            let best =
+                write(model.as_ref(), &[2], &GenerateOptions { num_beams: 20, ..options(2) });
+            let found = score(model.as_ref(), &[2], &best);
+            for a in 0..20 {
+                for b in 0..20 {
+                    assert!(score(model.as_ref(), &[2], &[a, b]) <= found + 1e-6, "{kind} {a} {b}");
+                }
+            }
+            let four = write(model.as_ref(), &[2], &GenerateOptions { num_beams: 5, ..options(4) });
+            assert!(
+                score(model.as_ref(), &[2], &four) >= score(model.as_ref(), &[2], &greedy) - 1e-6
+            );
+            let again =
+                write(model.as_ref(), &[2], &GenerateOptions { num_beams: 5, ..options(4) });
+            assert_eq!(four, again);
+            // The context of 12 is left behind, with beams as well.
+            let long = GenerateOptions { num_beams: 3, ..options(25) };
+            assert_eq!(write(model.as_ref(), &[2], &long).len(), 25);
+        }
+    }
+
+    #[test]
+    fn what_was_said_is_penalised_and_the_end_of_text_ends_it() {
+        let model = model("gpt");
+        let options = GenerateOptions { temperature: 0.0, repetition_penalty: 1e6, ..options(10) };
+        let ids = write(model.as_ref(), &[1], &options);
+        let mut different = ids.clone();
+        different.sort_unstable();
+        different.dedup();
+        assert_eq!(different.len(), 10, "{ids:?}");
+        let eos = Some(ids[4]);
+        let finish = write_ids(model.as_ref(), &[1], &options, eos, &mut |_| Ok(true)).unwrap();
+        assert_eq!(finish, Finish::EndOfText);
+        assert!(write_ids(model.as_ref(), &[], &options, None, &mut |_| Ok(true)).is_err());
+    }
+
+    #[cfg(feature = "cli")]
+    #[test]
+    fn a_text_is_the_same_alone_and_in_a_batch() {
+        use crate::text::TokenizerKind;
+        let tokenizer = crate::text::Tokenizer::train(
+            TokenizerKind::Char,
+            ["abcdefghijklmno 天地\n".to_owned()],
+            |_| {},
+        )
+        .unwrap();
+        assert!(tokenizer.vocab_size() <= 20);
+        let prompts: Vec<String> = ["ab", "", "天地", "ab"].map(str::to_owned).to_vec();
+        for kind in ["gpt", "lstm"] {
+            let writer = Writer::new(model(kind), tokenizer_again(&tokenizer));
+            for options in [options(20), GenerateOptions { num_beams: 2, ..options(6) }] {
+                let together = writer.write_batch(&prompts, &options).unwrap();
+                for (prompt, generation) in prompts.iter().zip(&together) {
+                    let mut streamed = String::new();
+                    let alone = writer
+                        .write(prompt, &options, &mut |piece| streamed.push_str(piece))
+                        .unwrap();
+                    assert_eq!((&alone.text, &alone.text), (&generation.text, &streamed));
+                }
+                let options = GenerateOptions { stop: vec![first], ..options };
+                let stopped = writer.write("ab", &options, &mut |_| {}).unwrap();
+                assert_eq!((stopped.text.as_str(), stopped.finish), ("", Finish::Stop));
+            }
+        }
+    }
+
+    #[cfg(feature = "cli")]
+    fn tokenizer_again(tokenizer: &crate::text::Tokenizer) -> crate::text::Tokenizer {
+        crate::text::Tokenizer::from_bytes(tokenizer.to_json().as_bytes()).unwrap()
     }
 }

@@ -25,8 +25,10 @@
 //! | [`finetune::resume`]`(dir, changes, &mut Control)` | `FinetuneReport` |
 //! | [`evaluate::run`]`(&EvaluateConfig, &mut Control)` | `Evaluation` |
 //! | [`predict::Predictor::open`]`(dir)`, `.predict(texts)` | `Vec<Prediction>` |
+//! | [`fill_mask::FillMask::open`]`(dir)`, `.fill(text)` | `Vec<Gap>` |
 //! | [`generate::Writer::open`]`(dir)`, `.write(prompt, options, on_text)` | `Generation` |
 
+pub mod adapters;
 mod beam;
 pub mod checkpoint;
 pub mod config;
@@ -50,7 +52,11 @@ pub mod tasks;
 pub mod trainer;
 
 #[cfg(feature = "cli")]
+mod corpus;
+#[cfg(feature = "cli")]
 pub mod evaluate;
+#[cfg(feature = "cli")]
+pub mod fill_mask;
 #[cfg(feature = "cli")]
 pub mod finetune;
 #[cfg(feature = "cli")]

@@ -6,20 +6,25 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::adapters::LoraConfig;
 use super::checkpoint::{self, RunFolder};
 use super::config::{self, TrainerConfig};
 use super::control::{Control, in_pool};
+use super::corpus;
 use super::data::{LmBatches, Sampling};
 use super::generate::write_text;
+use super::labelled::Columns;
 use super::observer::TrainReport;
 use super::pretrained::{self, Extras, TOKENIZER};
 use super::sampling::GenerateOptions;
+use super::tasks::Task;
+use super::tasks::lines::{LineOptions, LinesTask};
 use super::tasks::lm::LmTask;
 use super::tasks::masking::Masking;
 use super::trainer::Trainer;
 use crate::error::{Error, Result};
 use crate::models::{self, LanguageModel, ModelConfig};
-use crate::text::{Encoding, TokenFile, Tokenizer, TokenizerKind, Tokens, TrainOptions};
+use crate::text::{Encoding, Tokenizer, TokenizerKind, TrainOptions};
 
 /// Sizes of a model that differ from its named size.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -34,6 +39,8 @@ pub struct ModelShape {
     pub dropout: Option<f64>,
     /// The longest context in tokens.
     pub context_length: Option<usize>,
+    /// Whether the output layer is the embedding table; a bert's always is.
+    pub tie_word_embeddings: Option<bool>,
 }
 
 impl ModelShape {
@@ -49,6 +56,7 @@ impl ModelShape {
                 c.n_layer = self.num_hidden_layers.unwrap_or(c.n_layer);
                 c.n_head = self.num_attention_heads.unwrap_or(c.n_head);
                 c.n_embd = self.hidden_size.unwrap_or(c.n_embd);
+                c.tie_word_embeddings = self.tie_word_embeddings.unwrap_or(c.tie_word_embeddings);
             }
             ModelConfig::Bert(c) => {
                 c.num_hidden_layers = self.num_hidden_layers.unwrap_or(c.num_hidden_layers);
@@ -59,6 +67,7 @@ impl ModelShape {
             }
             ModelConfig::Rnn(c) => {
                 c.num_layers = self.num_hidden_layers.unwrap_or(c.num_layers);
+                c.tie_word_embeddings = self.tie_word_embeddings.unwrap_or(c.tie_word_embeddings);
                 if self.num_attention_heads.is_some() {
                     return Err(Error::Usage(format!(
                         "--num-attention-heads: {model} is recurrent and has no attention"
@@ -95,8 +104,14 @@ pub struct PretrainConfig {
     /// `char`, `bpe:4096`, `wordpiece:8000` or the path of a `tokenizer.json`; by default `char`, and
     /// `wordpiece:8000` for bert.
     pub tokenizer: Option<String>,
-    /// `utf8` or `latin1`.
-    pub encoding: String,
+    /// Where the text is in label files (CSV, TSV, JSONL, …), and how the bytes are characters.
+    #[serde(flatten)]
+    pub columns: Columns,
+    /// Each line, or row of a label file, is an example by itself.
+    pub line_by_line: bool,
+    /// With `from`: adapters learn, not the weights.
+    #[serde(flatten)]
+    pub lora: LoraConfig,
     /// The run folder.
     pub out: PathBuf,
     /// `random`, `shuffled` or `lanes`; by default `random`, and `lanes` for recurrent models.
@@ -125,7 +140,9 @@ impl Default for PretrainConfig {
             validation: Vec::new(),
             validation_fraction: 0.1,
             tokenizer: None,
-            encoding: "utf8".into(),
+            columns: Columns::default(),
+            line_by_line: false,
+            lora: LoraConfig::default(),
             out: "runs/pretrain".into(),
             sampling: None,
             mlm_probability: 0.15,
@@ -146,10 +163,9 @@ pub struct PretrainReport {
     pub model: PathBuf,
     /// How many parameters the model has.
     pub parameters: usize,
+    /// The seed of the run.
+    pub seed: u64,
 }
-
-/// Text that is longer than this many bytes is tokenised into a file and mapped, not held in memory.
-const IN_MEMORY: u64 = 256 << 20;
 
 /// Runs a new pretraining.
 ///
@@ -216,7 +232,7 @@ pub(super) fn saved_config<C: Default + Serialize + serde::de::DeserializeOwned>
 }
 
 /// The settings of the run in `dir`: from its newest checkpoint, or from `config.toml` where there is none.
-fn command_of(dir: &Path, control: &mut Control<'_>) -> Result<Map<String, Value>> {
+pub(super) fn command_of(dir: &Path, control: &mut Control<'_>) -> Result<Map<String, Value>> {
     if control.fs.exists(&dir.join("checkpoints")) {
         let search = checkpoint::newest(dir, control.fs.clone())?;
         if let Some(checkpoint) = search.newest {
@@ -268,7 +284,7 @@ pub(super) fn open_run(
 
 /// A run whose data and model stand ready.
 struct Job {
-    task: LmTask,
+    task: Box<dyn Task>,
     run: RunFolder,
     checkpoint: Option<checkpoint::Checkpoint>,
     config: PretrainConfig,
@@ -290,14 +306,16 @@ impl Job {
                 "--mlm-probability {share}: must be between 0 and 1"
             )));
         }
-        let encoding: Encoding = config.encoding.parse()?;
+        if config.lora.lora_r.is_some() && config.from.is_none() {
+            return Err(Error::Usage("--lora-r adapts a pretrained model; give --from DIR".into()));
+        }
         let from = config.from.as_deref().map(pretrained::model_dir).transpose()?;
         let tokenizer = match (resume, &from) {
             (Some(dir), _) if dir.join(TOKENIZER).is_file() => {
                 Tokenizer::from_file(dir.join(TOKENIZER))?
             }
             (_, Some(dir)) => pretrained::open_tokenizer(dir)?,
-            _ => make_tokenizer(config, encoding, control)?,
+            _ => make_tokenizer(config, control)?,
         };
         let model = match &from {
             Some(dir) => {
@@ -322,37 +340,33 @@ impl Job {
                 models::build(&shape, config.trainer.seed)?
             }
         };
+        let tokenizer = Arc::new(tokenizer);
         pretrained::check_vocabulary(&tokenizer, model.config())?;
         // The folder is made once everything that can be refused beforehand has been.
-        let all = read_tokens(&config.train, encoding, &tokenizer, &config.out, "train", control)?;
-        let (train, valid) = if !config.validation.is_empty() {
-            let (files, out) = (&config.validation, &config.out);
-            (all, Some(read_tokens(files, encoding, &tokenizer, out, "validation", control)?))
-        } else if config.validation_fraction == 0.0 {
-            (all, None)
-        } else {
-            let context = model.config().context_length();
-            if all.len() < context + 2 {
-                return Err(Error::Data(format!(
-                    "the training text has {} tokens, too few for a context of {context}; give more \
-                     text or a smaller --context-length",
-                    all.len()
-                )));
+        let mut extras = Extras::tokenizer(&tokenizer, model.config().context_length());
+        if let Some(from) = &from {
+            let (task, seed) = (peft_task(model.config()), config.trainer.seed);
+            extras = config.lora.attach(&model, model.config(), task, from, seed, extras)?;
+        }
+        let sampler = (config.sample_length > 0 && !matches!(model.config(), ModelConfig::Bert(_)))
+            .then(|| sampler(config, tokenizer.clone()));
+        let task: Box<dyn Task> = if config.line_by_line {
+            let mut task = lines_task(config, model, &tokenizer)?.with_extras(extras);
+            if let Some(sampler) = sampler {
+                task = task.with_sampler(sampler);
             }
-            let (train, valid) = all.split_tail(config.validation_fraction)?;
-            (train, Some(valid))
+            Box::new(task)
+        } else {
+            let mut task = stream_task(config, model, &tokenizer, control)?.with_extras(extras);
+            if let Some(sampler) = sampler {
+                task = task.with_sampler(sampler);
+            }
+            Box::new(task)
         };
-        let task = make_task(config, model, &tokenizer, train, valid)?;
         let (run, checkpoint) = open_run(&config.out, resume.is_some(), control)?;
         let command = config::to_map(config);
         run.write_top("config.toml", config::to_toml(&command).as_bytes())?;
         run.write_top(TOKENIZER, tokenizer.to_json().as_bytes())?;
-        let max_length = task.model().config().context_length();
-        let extras = Extras::tokenizer(&tokenizer, max_length);
-        let mut task = task.with_extras(extras);
-        if config.sample_length > 0 && !matches!(task.model().config(), ModelConfig::Bert(_)) {
-            task = task.with_sampler(sampler(config, tokenizer));
-        }
         Ok(Job { task, run, checkpoint, config: config.clone() })
     }
 
@@ -360,35 +374,38 @@ impl Job {
         let out = self.config.out.clone();
         let command = config::to_map(&self.config);
         let hint = format!("handloom pretrain --resume {}", out.display());
-        let trainer = Trainer::new(&self.config.trainer, &mut self.task, control)?;
+        let trainer = Trainer::new(&self.config.trainer, self.task.as_mut(), control)?;
         let mut trainer = trainer.with_run(self.run, command, &hint);
         if let Some(checkpoint) = &self.checkpoint {
             trainer.resume_from(checkpoint)?;
         }
         let report = trainer.run_here()?;
         drop(trainer);
-        let parameters = crate::nn::Module::num_parameters(&self.task.into_model());
-        Ok(PretrainReport { train: report, model: out.join("best"), parameters })
+        let parameters = self.task.module().num_parameters();
+        let seed = self.config.trainer.seed;
+        Ok(PretrainReport { train: report, model: out.join("best"), parameters, seed })
     }
 }
 
-fn make_task(
+/// The task of predicting a stream of text.
+fn stream_task(
     config: &PretrainConfig,
     model: Box<dyn LanguageModel>,
     tokenizer: &Tokenizer,
-    train: Tokens,
-    valid: Option<Tokens>,
+    control: &mut Control<'_>,
 ) -> Result<LmTask> {
     let longest = model.config().context_length();
     let context = config.shape.context_length.unwrap_or(longest).min(longest);
     let (seed, batch) = (config.trainer.seed, config.trainer.batch_size);
+    let files = (&*config.train, &*config.validation, config.validation_fraction);
+    let place = (&*config.out, seed, context);
+    let (train, valid) = corpus::stream(files, &config.columns, tokenizer, place, control)?;
     let recurrent = matches!(model.config(), ModelConfig::Rnn(_));
     let default = if recurrent { Sampling::Lanes } else { Sampling::Random };
     let sampling = config.sampling.unwrap_or(default);
     let masking = match model.config() {
         ModelConfig::Bert(_) => {
-            let whole_words = config.whole_word_mask;
-            Some(masking(tokenizer, config.mlm_probability, whole_words)?)
+            Some(masking(tokenizer, config.mlm_probability, config.whole_word_mask)?)
         }
         _ => None,
     };
@@ -400,6 +417,57 @@ fn make_task(
     }
     let batches = LmBatches::new(train, batch, context - frame, sampling, seed)?;
     LmTask::new(model, batches, valid, masking, config.trainer.label_smoothing, seed)
+}
+
+/// The task of predicting lines, each by itself.
+fn lines_task(
+    config: &PretrainConfig,
+    model: Box<dyn LanguageModel>,
+    tokenizer: &Tokenizer,
+) -> Result<LinesTask> {
+    let (options, longest) = line_options(
+        tokenizer,
+        model.config(),
+        (config.trainer.batch_size, config.trainer.seed),
+        (config.mlm_probability, config.whole_word_mask),
+    )?;
+    let read = |files: &[PathBuf]| {
+        corpus::lines(files, &config.columns, tokenizer, options.masking.is_some(), longest)
+    };
+    let all = read(&config.train)?;
+    let (train, valid) = match config.validation.as_slice() {
+        [] => corpus::split_lines(all, config.validation_fraction, config.trainer.seed)?,
+        files => (all, Some(read(files)?)),
+    };
+    let options = LineOptions { label_smoothing: config.trainer.label_smoothing, ..options };
+    LinesTask::new(model, train, valid, options)
+}
+
+/// How lines are read for a model, and how many tokens of one it takes.
+pub(super) fn line_options(
+    tokenizer: &Tokenizer,
+    model: &ModelConfig,
+    (batch_size, seed): (usize, u64),
+    (probability, whole_words): (f64, bool),
+) -> Result<(LineOptions, Option<usize>)> {
+    let masking = match model {
+        ModelConfig::Bert(_) => {
+            Some(Masking { frame: None, ..masking(tokenizer, probability, whole_words)? })
+        }
+        _ => None,
+    };
+    let longest = match model {
+        ModelConfig::Rnn(_) => None,
+        other => Some(other.context_length()),
+    };
+    let pad_id = tokenizer.pad_id().unwrap_or(0);
+    let options = LineOptions { batch_size, pad_id, masking, label_smoothing: 0.0, seed };
+    Ok((options, longest))
+}
+
+/// PEFT's word for a language model.
+fn peft_task(config: &ModelConfig) -> Option<&'static str> {
+    matches!(config, ModelConfig::Gpt(_)).then_some("CAUSAL_LM")
 }
 
 /// How to hide tokens of this tokenizer.
@@ -426,11 +494,7 @@ pub(super) fn masking(
 }
 
 /// Trains or reads the tokenizer that the configuration names.
-fn make_tokenizer(
-    config: &PretrainConfig,
-    encoding: Encoding,
-    control: &mut Control<'_>,
-) -> Result<Tokenizer> {
+fn make_tokenizer(config: &PretrainConfig, control: &mut Control<'_>) -> Result<Tokenizer> {
     let default = if config.model == "bert" { "wordpiece:8000" } else { "char" };
     let name = config.tokenizer.as_deref().unwrap_or(default);
     let path = Path::new(name);
@@ -442,47 +506,16 @@ fn make_tokenizer(
     }
     let kind: TokenizerKind = name.parse()?;
     let observer = &mut control.observer;
-    Tokenizer::train_files(kind, &TrainOptions::default(), &config.train, encoding, |progress| {
-        observer.progress(progress.stage, progress.done, progress.total)
-    })
-}
-
-/// The tokens of files: text is tokenised (into a file of the run folder where it is long), one token file
-/// is opened.
-pub(super) fn read_tokens(
-    files: &[PathBuf],
-    encoding: Encoding,
-    tokenizer: &Tokenizer,
-    out: &Path,
-    name: &str,
-    control: &mut Control<'_>,
-) -> Result<Tokens> {
-    if let [file] = files
-        && is_token_file(file)
-    {
-        return Ok(TokenFile::open(file, Some(tokenizer.hash()))?.into());
-    }
-    let observer = &mut control.observer;
     let progress = |p: crate::text::Progress| observer.progress(p.stage, p.done, p.total);
-    let bytes: u64 = files.iter().filter_map(|f| std::fs::metadata(f).ok()).map(|m| m.len()).sum();
-    if bytes <= IN_MEMORY {
-        return Tokens::from_files(files, encoding, tokenizer, progress);
+    if let Some(texts) = corpus::texts(&config.train, &config.columns, config.line_by_line)? {
+        return Tokenizer::train(kind, texts, progress);
     }
-    std::fs::create_dir_all(out).map_err(|e| Error::io(out, "create the folder", e))?;
-    let path = out.join(format!("{name}.tokens"));
-    Ok(TokenFile::build_encoded(files, encoding, tokenizer, path, progress)?.into())
-}
-
-fn is_token_file(path: &Path) -> bool {
-    use std::io::Read;
-    let mut magic = [0u8; 8];
-    let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut magic));
-    read.is_ok() && &magic == b"HANDLOOM"
+    let encoding = corpus::encoding(&config.columns)?;
+    Tokenizer::train_files(kind, &TrainOptions::default(), &config.train, encoding, progress)
 }
 
 /// Writes a sample after each evaluation.
-fn sampler(config: &PretrainConfig, tokenizer: Tokenizer) -> super::tasks::lm::Sampler {
-    let tokenizer = Arc::new(tokenizer);
+fn sampler(config: &PretrainConfig, tokenizer: Arc<Tokenizer>) -> super::tasks::lm::Sampler {
     let prompt = config.sample_prompt.clone();
     let options = GenerateOptions {
         max_new_tokens: config.sample_length,
@@ -490,7 +523,7 @@ fn sampler(config: &PretrainConfig, tokenizer: Tokenizer) -> super::tasks::lm::S
         ..GenerateOptions::default()
     };
     Box::new(move |model| {
-        let written = write_text(model, &tokenizer, &prompt, &options, 0, &mut |_| {})?;
+        let written = write_text(model, &tokenizer, &prompt, &options, &mut |_| {})?;
         Ok(format!("{}{}", written.prompt, written.text))
     })
 }

@@ -6,6 +6,7 @@ use serde_json::Map;
 
 use crate::error::{Error, Result};
 use crate::models::folder::{CONFIG, config_text, weights_from_bytes, weights_to_bytes};
+use crate::models::peft::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_from_bytes, adapter_to_bytes};
 use crate::models::{ModelConfig, SequenceClassifier};
 use crate::nn::Module;
 
@@ -58,21 +59,58 @@ pub fn write_model(
     config: &ModelConfig,
     write: &mut dyn FnMut(&str, &[u8]) -> Result<()>,
 ) -> Result<()> {
-    write(CONFIG, config_text(config, &Map::new()).as_bytes())?;
-    write(WEIGHTS, &weights_to_bytes(module, config)?)
+    write_weights(module, config, &Map::new(), write)
 }
 
-/// Writes `config.json` (with the labels) and the weights of a classifier.
+/// Writes `config.json` with `entries`, the weights, and the adapters where there are some: the
+/// weights then are the merged ones, so that the folder opens everywhere, and the adapters are what a
+/// run goes on from.
+fn write_weights(
+    module: &dyn Module,
+    config: &ModelConfig,
+    entries: &Map<String, serde_json::Value>,
+    write: &mut dyn FnMut(&str, &[u8]) -> Result<()>,
+) -> Result<()> {
+    write(CONFIG, config_text(config, entries).as_bytes())?;
+    write(WEIGHTS, &weights_to_bytes(module, config)?)?;
+    write_adapter(module, write)
+}
+
+/// Writes the adapters of a module and what learns beside them, where it has some.
+///
+/// # Errors
+/// When `write` fails or memory cannot be had.
+pub fn write_adapter(
+    module: &dyn Module,
+    write: &mut dyn FnMut(&str, &[u8]) -> Result<()>,
+) -> Result<()> {
+    match adapter_to_bytes(module)? {
+        Some(adapter) => write(&adapter_file(ADAPTER_WEIGHTS), &adapter),
+        None => Ok(()),
+    }
+}
+
+/// The name of a file of the adapter within a model folder.
+pub fn adapter_file(name: &str) -> String {
+    format!("adapter/{name}")
+}
+
+/// Writes `config.json` (with the labels) and the weights of a classifier whose short rows are filled
+/// with `pad_id`: Hugging Face's GPT-2 finds the end of a text by it.
 ///
 /// # Errors
 /// When `write` fails or memory cannot be had.
 pub fn write_classifier(
     model: &SequenceClassifier,
+    pad_id: u32,
     write: &mut dyn FnMut(&str, &[u8]) -> Result<()>,
 ) -> Result<()> {
     let config = model.body.config();
-    write(CONFIG, config_text(config, &model.config_entries()).as_bytes())?;
-    write(WEIGHTS, &weights_to_bytes(model, config)?)
+    let mut entries = model.config_entries();
+    if let ModelConfig::Gpt(_) = config {
+        entries.insert("pad_token_id".into(), pad_id.into());
+    }
+    write_weights(model, config, &entries, write)
 }
 
 /// Puts weights that were written here back into `module`, every name matched.
@@ -84,7 +122,37 @@ pub fn read_weights(
     config: &ModelConfig,
     read: &dyn Fn(&str) -> Result<Vec<u8>>,
 ) -> Result<()> {
-    weights_from_bytes(&read(WEIGHTS)?, WEIGHTS, module, config)
+    match read_adapter(module, &|| weights_to_bytes(module, config), read)? {
+        true => Ok(()),
+        false => weights_from_bytes(&read(WEIGHTS)?, WEIGHTS, module, config),
+    }
+}
+
+/// Puts adapters that were written here back into a module that has some; `false` where it has none. The
+/// base stays what it is, so base and adapters must give the `merged` weights of the folder.
+///
+/// # Errors
+/// When the file is damaged or does not fit, or the base is another one.
+pub fn read_adapter(
+    module: &dyn Module,
+    merged: &dyn Fn() -> Result<Vec<u8>>,
+    read: &dyn Fn(&str) -> Result<Vec<u8>>,
+) -> Result<bool> {
+    let mut adapted = false;
+    module.for_each_linear(&mut |_, layer| adapted |= layer.lora().is_some());
+    if !adapted {
+        return Ok(false);
+    }
+    let name = adapter_file(ADAPTER_WEIGHTS);
+    adapter_from_bytes(&read(&name)?, &name, module)?;
+    if merged()? == read(WEIGHTS)? {
+        return Ok(true);
+    }
+    Err(Error::Data(
+        "the model that the adapters are for is not the one that the run began with; put it back where \
+         --from says, or start a new run"
+            .into(),
+    ))
 }
 
 /// The model folder that `path` means: itself, or `best/` or the newest checkpoint of a run folder.
@@ -92,7 +160,7 @@ pub fn read_weights(
 /// # Errors
 /// [`Error::Data`] when there is none.
 pub fn model_dir(path: &Path) -> Result<PathBuf> {
-    if path.join(CONFIG).is_file() {
+    if path.join(CONFIG).is_file() || path.join(ADAPTER_CONFIG).is_file() {
         return Ok(path.to_owned());
     }
     let best = path.join("best");
@@ -126,6 +194,11 @@ mod with_tokenizer {
     /// When it is missing or damaged.
     pub fn open_tokenizer(dir: &Path) -> Result<Tokenizer> {
         let path = dir.join(TOKENIZER);
+        if !path.is_file()
+            && let Some(base) = crate::models::peft::base_of(dir)?
+        {
+            return open_tokenizer(&base); // an adapter's folder has none of its own
+        }
         if !path.is_file() {
             return Err(Error::Data(format!(
                 "{}: the model folder has no {TOKENIZER}; put the model's tokenizer there",

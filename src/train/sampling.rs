@@ -163,21 +163,14 @@ pub fn distribution(logits: &[f32], options: &GenerateOptions) -> Vec<(u32, f64)
     all
 }
 
-/// The next token after `history`; `row` tells texts of one batch apart, `n` is how many tokens have
-/// been written. Changes `logits`.
-pub fn choose(
-    logits: &mut [f32],
-    history: &[u32],
-    options: &GenerateOptions,
-    row: u64,
-    n: u64,
-) -> u32 {
+/// The next token after `history`; `n` is how many tokens have been written. Changes `logits`.
+pub fn choose(logits: &mut [f32], history: &[u32], options: &GenerateOptions, n: u64) -> u32 {
     penalise(logits, history, options.repetition_penalty);
     if options.temperature == 0.0 {
         return argmax(logits);
     }
     let candidates = distribution(logits, options);
-    let mut left = uniform(options.seed, row, n);
+    let mut left = uniform(options.seed, n);
     for &(id, p) in &candidates {
         left -= p;
         if left < 0.0 {
@@ -190,8 +183,8 @@ pub fn choose(
 const GENERATE: u64 = 0x4745_4E45;
 
 /// A number in [0, 1) that is a pure function of its arguments.
-fn uniform(seed: u64, row: u64, n: u64) -> f64 {
-    let words = Stream::new(Key { seed, stream: GENERATE ^ (row << 32), step: n }).block(0);
+fn uniform(seed: u64, n: u64) -> f64 {
+    let words = Stream::new(Key { seed, stream: GENERATE, step: n }).block(0);
     let bits = u64::from(words[0]) << 32 | u64::from(words[1]);
     (bits >> 11) as f64 / (1u64 << 53) as f64
 }
@@ -229,18 +222,17 @@ mod tests {
     fn draws_follow_the_probabilities_and_the_seed() {
         let mut counts = [0u32; 4];
         for n in 0..20_000 {
-            counts[choose(&mut logits(), &[], &options(), 0, n) as usize] += 1;
+            counts[choose(&mut logits(), &[], &options(), n) as usize] += 1;
         }
         for (count, p) in counts.iter().zip([0.1, 0.4, 0.2, 0.3]) {
             assert!((f64::from(*count) / 20_000.0 - p).abs() < 0.015, "{counts:?}");
         }
-        let draw = |seed, row| -> Vec<u32> {
+        let draw = |seed| -> Vec<u32> {
             let options = GenerateOptions { seed, ..options() };
-            (0..50).map(|n| choose(&mut logits(), &[], &options, row, n)).collect()
+            (0..50).map(|n| choose(&mut logits(), &[], &options, n)).collect()
         };
-        assert_eq!(draw(1, 0), draw(1, 0));
-        assert_ne!(draw(1, 0), draw(2, 0));
-        assert_ne!(draw(1, 0), draw(1, 1));
+        assert_eq!(draw(1), draw(1));
+        assert_ne!(draw(1), draw(2));
     }
 
     #[test]
@@ -251,7 +243,7 @@ mod tests {
         assert_eq!(argmax(&[1.0, 3.0, 3.0]), 1);
         assert_eq!(argmax(&[f32::NAN, 3.0, 4.0]), 2);
         let greedy = GenerateOptions { temperature: 0.0, ..options() };
-        assert_eq!(choose(&mut logits(), &[], &greedy, 0, 0), 1);
+        assert_eq!(choose(&mut logits(), &[], &greedy, 0), 1);
         assert!(distribution(&[f32::NAN], &options()).is_empty());
     }
 

@@ -107,8 +107,8 @@ impl Labelled for Classify<'_> {
         };
         let model =
             SequenceClassifier::new(self.start.body(arm, seed)?, self.labels.clone(), seed)?;
-        let task = ClassifyTask::new(model, train, valid, options)?;
-        Ok(Box::new(task.with_extras(self.start.extras.clone())))
+        let extras = self.start.adapt(&model, (arm, seed), "SEQ_CLS", self.extras().clone())?;
+        Ok(Box::new(ClassifyTask::new(model, train, valid, options)?.with_extras(extras)))
     }
 
     fn test(&self, best: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Option<Report>> {

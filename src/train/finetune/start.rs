@@ -5,6 +5,7 @@ use std::path::Path;
 use super::{Arm, FinetuneConfig};
 use crate::error::{Error, Result};
 use crate::models::{self, LanguageModel, ModelConfig};
+use crate::nn::Module;
 use crate::text::{Tokenizer, TokenizerKind};
 use crate::train::control::Control;
 use crate::train::pretrained::{self, Extras, TOKENIZER};
@@ -85,6 +86,27 @@ impl<'a> Start<'a> {
         Ok(body)
     }
 
+    /// Puts adapters on a pretrained `model` where the flags ask for them, and their configuration beside
+    /// the `extras` that go into each folder of it; `task` is PEFT's word for what it is for.
+    ///
+    /// # Errors
+    /// When the flags name no layer of it.
+    pub fn adapt(
+        &self,
+        model: &dyn Module,
+        (arm, seed): (Arm, u64),
+        task: &str,
+        extras: Extras,
+    ) -> Result<Extras> {
+        match (arm, &self.config.from) {
+            (Arm::Pretrained, Some(from)) => {
+                let (base, task) = (pretrained::model_dir(from)?, Some(task));
+                self.config.lora.attach(model, &self.model, task, &base, seed, extras)
+            }
+            _ => Ok(extras),
+        }
+    }
+
     /// The id that fills short rows.
     pub fn pad_id(&self) -> u32 {
         self.tokenizer.pad_id().unwrap_or(0)
@@ -101,6 +123,16 @@ pub(super) fn strategy(config: &FinetuneConfig) -> Result<Strategy> {
         return Err(Error::Usage(format!(
             "--layerwise-lr-decay {decay}: must be above 0 and at most 1; 1 changes nothing"
         )));
+    }
+    if config.lora.lora_r.is_some() {
+        let sentence = match (config.gradual_unfreezing, &config.from) {
+            (_, None) => "adapts a pretrained model; give --from DIR",
+            (true, _) => "leaves the body frozen; it does not go with --gradual-unfreezing",
+            _ => "",
+        };
+        if !sentence.is_empty() {
+            return Err(Error::Usage(format!("--lora-r {sentence}")));
+        }
     }
     Ok(Strategy {
         freeze: config.freeze.clone(),

@@ -218,6 +218,10 @@ impl Labelled for Tag<'_> {
                 Box::new(if self.config.crf { tagger.with_crf(seed)? } else { tagger })
             }
         };
+        let mut extras = self.extras.clone();
+        if let Encoder::Body(start) = &self.encoder {
+            extras = start.adapt(&tagger, (arm, seed), "TOKEN_CLS", extras)?;
+        }
         let options = TagOptions {
             kind: self.kind,
             batch_size: self.config.trainer.batch_size,
@@ -227,7 +231,7 @@ impl Labelled for Tag<'_> {
         };
         let train = self.train.examples(&self.reader, &self.labels)?;
         let valid = self.valid.as_ref().map(|set| set.examples(&self.reader, &self.labels));
-        let task = TagTask::new(tagger, train, valid.transpose()?, options, self.extras.clone())?;
+        let task = TagTask::new(tagger, train, valid.transpose()?, options, extras)?;
         Ok(Box::new(task))
     }
 

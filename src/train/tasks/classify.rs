@@ -405,7 +405,7 @@ impl Task for ClassifyTask {
 
     fn write_folder(&self, write: &mut dyn FnMut(&str, &[u8]) -> Result<()>) -> Result<()> {
         self.extras.write(write)?;
-        crate::train::pretrained::write_classifier(&self.model, write)
+        crate::train::pretrained::write_classifier(&self.model, self.pad_id, write)
     }
 
     fn read_folder(&mut self, read: &dyn Fn(&str) -> Result<Vec<u8>>) -> Result<()> {

@@ -357,3 +357,83 @@ impl Task for LmTask {
         pretrained::read_weights(&self.model, self.model.config(), read)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::build;
+
+    fn task(model: &str) -> LmTask {
+        let config = ModelConfig::preset(model, "nano", 20, Some(6), None).unwrap();
+        let ids: Vec<u32> = (0..50u32).map(|i| i * 7 % 20).collect();
+        let tokens = Tokens::from_vec(ids, 20, 0).unwrap();
+        let batches = LmBatches::new(tokens.clone(), 2, 6, Sampling::Lanes, 1).unwrap();
+        LmTask::new(build(&config, 3).unwrap(), batches, Some(tokens), None, 0.0, 1).unwrap()
+    }
+
+    /// Truncated back-propagation: what the second batch predicts follows from the first, its gradient
+    /// does not reach back.
+    #[test]
+    fn a_state_goes_along_the_lanes_and_gradients_stop_at_the_border() {
+        for model in ["lstm", "gru", "rnn"] {
+            let mut task = task(model);
+            let at = |index| Cursor { epoch: 0, index };
+            let loss = |task: &mut LmTask, index| task.loss(at(index)).unwrap().loss;
+            loss(&mut task, 0);
+            let second = loss(&mut task, 1);
+
+            // The same 12 tokens of both lanes in one go: the mean over both halves.
+            let lane = |start: usize| {
+                let mut ids = vec![0; 13];
+                task.train.tokens().copy_to(start, &mut ids);
+                ids
+            };
+            let ids = [lane(0), lane(24)].concat();
+            let ids = Tensor::from_slice(&ids, [2, 13]).unwrap();
+            let hidden = task.model.hidden(&Inputs::new(&ids.narrow(1, 0, 12).unwrap())).unwrap();
+            let logits = task.model.logits(&hidden.narrow(1, 6, 6).unwrap()).unwrap();
+            let targets = ids.narrow(1, 7, 6).unwrap();
+            let whole = cross_entropy(&logits, &targets, &CrossEntropy::default()).unwrap();
+            let (a, b) = (second.item().unwrap(), whole.item().unwrap());
+            assert!((a - b).abs() < 1e-5, "{model}: {a} carried, {b} in one go");
+
+            let gradient = |loss: Tensor, task: &LmTask| {
+                task.model.zero_grad();
+                loss.backward().unwrap();
+                let mut all = Vec::new();
+                task.model.for_each_parameter(&mut |name, p| {
+                    if name == "rnn.weight_hh_l0" {
+                        all = p.grad().unwrap().to_vec::<f32>().unwrap();
+                    }
+                });
+                all
+            };
+            let (stopped, full) = (gradient(second, &task), gradient(whole, &task));
+            assert_ne!(stopped, full, "{model}: the gradient went through the border");
+
+            // A new pass begins without a state.
+            let (first, again) = (loss(&mut task, 0), loss(&mut task, 0));
+            assert_eq!(first.item().unwrap(), again.item().unwrap());
+        }
+    }
+
+    #[test]
+    fn an_evaluation_that_carries_its_state_reads_the_text_as_one() {
+        let mut task = task("lstm");
+        let figures = task.evaluate(&mut |_, _| {}).unwrap().unwrap();
+        let tokens = task.train.tokens().clone();
+        let windows = EvalWindows::new(tokens.clone(), 1, 6).unwrap();
+        let (sum, n) = evaluate(task.model(), &windows, true, None, &mut |_, _| {}).unwrap();
+        let mut ids = vec![0; 50];
+        tokens.copy_to(0, &mut ids);
+        let ids = Tensor::from_slice(&ids, [1, 50]).unwrap();
+        let whole = task
+            .model()
+            .loss(&ids.narrow(1, 0, 49).unwrap(), &ids.narrow(1, 1, 49).unwrap())
+            .unwrap();
+        assert_eq!(n, 49);
+        assert!((sum / 49.0 - whole.item().unwrap()).abs() < 1e-5);
+        // In several lanes only the first tokens of a lane lack what came before.
+        assert!((figures.get("val_loss").unwrap() - sum / 49.0).abs() < 0.5);
+    }
+}

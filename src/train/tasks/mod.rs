@@ -5,6 +5,7 @@
 //! decoding, figures.
 
 pub mod classify;
+pub mod lines;
 pub mod lm;
 pub mod masking;
 pub mod tag;

@@ -15,7 +15,7 @@ use crate::nn::Module;
 use crate::text::rng::Rng;
 use crate::train::data::{Cursor, bucketed};
 use crate::train::observer::{Figures, Header};
-use crate::train::pretrained::{Extras, WEIGHTS};
+use crate::train::pretrained::{Extras, WEIGHTS, read_adapter, write_adapter};
 use crate::train::report::{Cell, Report, Table};
 use crate::train::spans::SpanScores;
 use crate::train::strategy::Strategy;
@@ -425,10 +425,14 @@ impl Task for TagTask {
         extra.insert("finetuning_task".into(), self.options.kind.name().into());
         let config = self.tagger.config_json(&extra);
         write(crate::models::folder::CONFIG, config.as_bytes())?;
-        write(WEIGHTS, &self.tagger.weights()?)
+        write(WEIGHTS, &self.tagger.weights()?)?;
+        write_adapter(&self.tagger, write)
     }
 
     fn read_folder(&mut self, read: &dyn Fn(&str) -> Result<Vec<u8>>) -> Result<()> {
-        self.tagger.load_weights(&read(WEIGHTS)?, WEIGHTS)
+        match read_adapter(&self.tagger, &|| self.tagger.weights(), read)? {
+            true => Ok(()),
+            false => self.tagger.load_weights(&read(WEIGHTS)?, WEIGHTS),
+        }
     }
 }
