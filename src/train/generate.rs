@@ -471,6 +471,7 @@ mod tests {
                         .unwrap();
                     assert_eq!((&alone.text, &alone.text), (&generation.text, &streamed));
                 }
+                let first = together[0].text.chars().take(1).collect();
                 let options = GenerateOptions { stop: vec![first], ..options };
                 let stopped = writer.write("ab", &options, &mut |_| {}).unwrap();
                 assert_eq!((stopped.text.as_str(), stopped.finish), ("", Finish::Stop));
