@@ -5,6 +5,8 @@
 
 #[path = "cli/bench.rs"]
 mod bench;
+#[path = "cli/tagging.rs"]
+mod tagging;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -21,7 +21,8 @@ Examples:
   handloom evaluate --from runs/names --data names-test.txt --line-by-line
 
 A language model gives val_loss (nats a token), perplexity and bits_per_byte over the whole text; a
-classifier loss, accuracy, macro and micro F1, each class, and the confusion matrix.")]
+classifier loss, accuracy, macro and micro F1, each class, and the confusion matrix; a tagger precision,
+recall and F1 of whole spans, type by type.")]
 pub struct Evaluate {
     #[command(flatten)]
     flags: Flags,
@@ -40,7 +41,7 @@ struct Flags {
     /// Text files, or label files
     #[arg(long, alias = "test", value_name = "FILE", num_args = 1..)]
     data: Vec<String>,
-    /// lm or classify [default: what the model is for]
+    /// lm, classify, ner or srl [default: what the model is for]
     #[arg(long, value_name = "TASK")]
     task: Option<String>,
     /// Language models: only this share at the end of the text, as pretraining keeps it

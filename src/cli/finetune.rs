@@ -20,11 +20,15 @@ Examples:
   handloom finetune --from runs/book --train train.csv --test test.csv --out runs/reviews
   handloom finetune --from runs/book --train train.tsv --test test.tsv --seeds 3 --compare-scratch
   handloom finetune --scratch nano --model lstm --tokenizer char --train 外卖.csv --out runs/waimai
+  handloom finetune --task ner --scratch tiny --model lstm --tokenizer word --crf --train train.conll --test test.conll
+  handloom finetune --task srl --from runs/bert --train train.bio.tsv --test test.bio.tsv --out runs/roles
   handloom finetune --from runs/book --train train.csv --lora-r 8 --out runs/adapted
   handloom finetune --from runs/book --task lm --train train.csv --out runs/letters
   handloom finetune --resume runs/reviews
 
-Label files are CSV, TSV or JSONL with named columns, or lines of `label text`.")]
+Label files are CSV, TSV or JSONL with named columns, or lines of `label text`. For ner they are columns,
+the word first and its tag last (IOB1, BIO, BIOES, BMES), an empty line after each sentence; for srl word,
+1 on the predicate, tag, or the columns of CoNLL-2005, with tabs between.")]
 pub struct Finetune {
     #[command(flatten)]
     flags: Flags,

@@ -1,4 +1,4 @@
-//! `handloom predict`: labels for texts.
+//! `handloom predict`: labels for texts, or for the words of texts.
 
 use std::io::BufRead;
 use std::path::PathBuf;
@@ -7,13 +7,16 @@ use serde_json::{Map, Value, json};
 
 use super::flags::ColumnFlags;
 use super::format;
-use super::terminal::out;
+use super::terminal::{To, highlight, out, shows_color};
 use super::values::count;
 use crate::text::labelled::read_unlabelled;
 use crate::train::control::in_pool;
 use crate::train::fill_mask::{self, FillMask};
 use crate::train::labelled::Columns;
 use crate::train::predict::{Prediction, Predictor};
+use crate::train::predict_tags::{TagPredictor, TaggedText};
+use crate::train::pretrained::model_dir;
+use crate::train::tagging::tagging_task;
 use crate::{Error, Result};
 
 /// Predict labels for texts: given here, in a file, or on stdin, one a line; or what fills a [MASK]
@@ -24,8 +27,12 @@ Examples:
   handloom predict --from runs/reviews --data new.csv --text-column review > labels.tsv
   cut -f2 reviews.tsv | handloom predict --from runs/reviews --json
   handloom predict --from runs/bert \"a [MASK] day\"
+  handloom predict --from runs/entities \"Mara Holden works in Ashport.\"
+  handloom predict --from runs/roles --predicate gave \"She gave him the book.\"
 
-Output: label, probability and text, with tabs between; with --json one object a line with all classes.")]
+Output: label, probability and text, with tabs between; with --json one object a line with all classes.
+Taggers give the text with its spans: in colour on a terminal, as [Mara Holden]/PER elsewhere, and with
+--json as objects with character offsets.")]
 pub struct Predict {
     /// A run folder (its best model is taken) or a model folder
     #[arg(long, value_name = "DIR")]
@@ -38,6 +45,9 @@ pub struct Predict {
     /// Cut texts to this many tokens [default: what the model reads, 256 at most]
     #[arg(long, value_name = "N", value_parser = count)]
     max_length: Option<usize>,
+    /// Semantic roles: the predicate, a word of the text or its number from 1
+    #[arg(long, value_name = "WORD|INDEX")]
+    predicate: Option<String>,
     /// Threads; the result does not depend on it [default: one a core]
     #[arg(long, value_name = "N", value_parser = count)]
     threads: Option<usize>,
@@ -61,10 +71,7 @@ impl Predict {
         if fill_mask::fills(&self.from)? {
             return self.fill();
         }
-        let mut predictor = Predictor::open(&self.from)?;
-        if let Some(n) = self.max_length {
-            predictor.max_length = n;
-        }
+        let says = Says::open(self)?;
         if let Some(file) = &self.data {
             let c = self.columns.clone();
             let columns = Columns {
@@ -76,11 +83,11 @@ impl Predict {
             };
             let rows = read_unlabelled(file, &columns.options()?)?;
             let texts: Vec<_> = rows.into_iter().map(|row| (row.text, row.text_pair)).collect();
-            return self.print(&predictor, &texts);
+            return self.print(&says, &texts);
         }
         if !self.text.is_empty() {
             let texts: Vec<_> = self.text.iter().map(|text| (text.clone(), None)).collect();
-            return self.print(&predictor, &texts);
+            return self.print(&says, &texts);
         }
         let mut block = Vec::new();
         for (line, n) in std::io::stdin().lock().lines().zip(1..) {
@@ -88,16 +95,31 @@ impl Predict {
                 line.map_err(|e| Error::Data(format!("stdin, line {n}: cannot read it: {e}")))?;
             block.push((text, None));
             if block.len() == BLOCK {
-                self.print(&predictor, &block)?;
+                self.print(&says, &block)?;
                 block.clear();
             }
         }
-        self.print(&predictor, &block)
+        self.print(&says, &block)
     }
 
-    fn print(&self, predictor: &Predictor, texts: &[(String, Option<String>)]) -> Result<()> {
-        for (prediction, (text, _)) in predictor.predict(texts)?.iter().zip(texts) {
-            out(if self.json { json_line(prediction, text) } else { line(prediction, text) });
+    fn print(&self, says: &Says, texts: &[(String, Option<String>)]) -> Result<()> {
+        match says {
+            Says::Labels(predictor) => {
+                for (prediction, (text, _)) in predictor.predict(texts)?.iter().zip(texts) {
+                    let line = if self.json { json_line } else { line };
+                    out(line(prediction, text));
+                }
+            }
+            Says::Tags(predictor) => {
+                let texts: Vec<String> = texts.iter().map(|(text, _)| text.clone()).collect();
+                let mut seen = Vec::new();
+                for tagged in predictor.predict(&texts, self.predicate.as_deref())? {
+                    out(match self.json {
+                        true => serde_json::to_string(&tagged).unwrap_or_default(),
+                        false => spans_shown(&tagged, &mut seen),
+                    });
+                }
+            }
         }
         Ok(())
     }
@@ -128,6 +150,47 @@ impl Predict {
         }
         Ok(())
     }
+}
+
+/// What the model of the folder says about texts.
+enum Says {
+    Labels(Predictor),
+    Tags(TagPredictor),
+}
+
+impl Says {
+    fn open(flags: &Predict) -> Result<Says> {
+        if tagging_task(&model_dir(&flags.from)?)?.is_some() {
+            return TagPredictor::open(&flags.from, flags.max_length).map(Says::Tags);
+        }
+        if flags.predicate.is_some() {
+            return Err(Error::Usage("--predicate goes with a model of semantic roles".into()));
+        }
+        let mut predictor = Predictor::open(&flags.from)?;
+        predictor.max_length = flags.max_length.unwrap_or(predictor.max_length);
+        Ok(Says::Labels(predictor))
+    }
+}
+
+/// The text with its spans: in colour where there is colour, in brackets elsewhere. `seen` gives each type its
+/// colour, in the order in which types appear.
+fn spans_shown(tagged: &TaggedText, seen: &mut Vec<String>) -> String {
+    let (mut shown, mut done) = (String::new(), 0);
+    for span in &tagged.spans {
+        shown.push_str(&format::one_line(&tagged.text[done..span.bytes.start]));
+        done = span.bytes.end;
+        let place = seen.iter().position(|kind| *kind == span.kind).unwrap_or_else(|| {
+            seen.push(span.kind.clone());
+            seen.len() - 1
+        });
+        let text = format::one_line(&span.text);
+        shown.push_str(&match shows_color(To::Stdout) {
+            true => highlight(To::Stdout, place, format_args!(" {text} {} ", span.kind)),
+            false => format!("[{text}]/{}", span.kind),
+        });
+    }
+    shown.push_str(&format::one_line(&tagged.text[done..]));
+    shown
 }
 
 fn line(prediction: &Prediction, text: &str) -> String {

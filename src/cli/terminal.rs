@@ -95,6 +95,18 @@ pub fn cyan(to: To, text: impl Display) -> String {
     paint(to, "36", text)
 }
 
+/// Black on one of six background colours, the `n`-th (counted round).
+pub fn highlight(to: To, n: usize, text: impl Display) -> String {
+    // Yellow, cyan, green, magenta, blue, red.
+    let code = [43, 46, 42, 45, 44, 41][n % 6];
+    paint(to, &format!("30;{code}"), text)
+}
+
+/// Whether the stream shows colour.
+pub fn shows_color(to: To) -> bool {
+    !paint(to, "0", "").is_empty()
+}
+
 /// The columns of the terminal on stderr; 100 where nobody knows.
 pub fn width() -> usize {
     terminal_size::terminal_size_of(std::io::stderr()).map_or(100, |(w, _)| w.0 as usize)

@@ -26,6 +26,7 @@
 //! | [`evaluate::run`]`(&EvaluateConfig, &mut Control)` | `Evaluation` |
 //! | [`predict::Predictor::open`]`(dir)`, `.predict(texts)` | `Vec<Prediction>` |
 //! | [`fill_mask::FillMask::open`]`(dir)`, `.fill(text)` | `Vec<Gap>` |
+//! | [`predict_tags::TagPredictor::open`]`(dir, …)`, `.predict(texts, …)` | `Vec<TaggedText>` |
 //! | [`generate::Writer::open`]`(dir)`, `.write(prompt, options, on_text)` | `Generation` |
 
 pub mod adapters;
@@ -63,6 +64,8 @@ pub mod finetune;
 pub mod labelled;
 #[cfg(feature = "cli")]
 pub mod predict;
+#[cfg(feature = "cli")]
+pub mod predict_tags;
 #[cfg(feature = "cli")]
 pub mod pretrain;
 #[cfg(feature = "cli")]

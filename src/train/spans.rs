@@ -100,6 +100,38 @@ impl SpanScores {
 mod tests {
     use super::*;
 
+    /// Cases, legal and illegal, that `tests/fixtures/seqeval/make.py` had the package score.
+    #[test]
+    fn the_figures_are_those_of_seqeval_to_the_last_digit() {
+        let text = include_str!("../../tests/fixtures/seqeval/cases.json");
+        let cases: Vec<serde_json::Value> = serde_json::from_str(text).unwrap();
+        assert!(cases.len() > 40);
+        for case in &cases {
+            let rows = |key: &str| -> Vec<Vec<String>> {
+                serde_json::from_value(case[key].clone()).unwrap()
+            };
+            let mut scores = SpanScores::default();
+            for (gold, found) in rows("gold").iter().zip(rows("found")) {
+                scores.add(gold, &found, &[]);
+            }
+            let all = scores.micro();
+            let ours = [all.precision(), all.recall(), all.f1()];
+            let theirs = ["precision", "recall", "f1"].map(|key| case[key].as_f64().unwrap());
+            assert_eq!(ours, theirs, "{case}");
+            let mean = case["macro_f1"].as_f64().unwrap();
+            assert!((scores.macro_f1() - mean).abs() <= f64::EPSILON, "{case}");
+            let types = case["types"].as_object().unwrap();
+            assert_eq!(types.len(), scores.types.len(), "{case}");
+            for (name, counts) in &scores.types {
+                let theirs = &types[name];
+                let ours = [counts.precision(), counts.recall(), counts.f1()];
+                let keys = ["precision", "recall", "f1-score"];
+                assert_eq!(ours, keys.map(|key| theirs[key].as_f64().unwrap()), "{name}: {case}");
+                assert_eq!(counts.gold, theirs["support"].as_u64().unwrap());
+            }
+        }
+    }
+
     #[test]
     fn a_span_needs_type_and_both_ends() {
         let mut scores = SpanScores::default();
