@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -173,7 +174,7 @@ pub enum TagReader {
     /// As pieces, of which the first speaks for the word.
     Pieces {
         /// The tokenizer.
-        tokenizer: Tokenizer,
+        tokenizer: Arc<Tokenizer>,
         /// Pieces and special tokens that the body reads.
         max_length: usize,
     },
@@ -274,7 +275,7 @@ pub fn open(
         let vocabulary = WordVocabulary::from_json(&text, &file.display().to_string())?;
         return Ok((tagger, TagReader::Words(vocabulary), kind));
     }
-    let tokenizer = open_tokenizer(&dir)?;
+    let tokenizer = Arc::new(open_tokenizer(&dir)?);
     let (config, _) = read_config(&dir)?;
     check_vocabulary(&tokenizer, &config)?;
     let longest = match &config {

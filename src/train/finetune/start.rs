@@ -1,6 +1,7 @@
 //! Where the runs of a series start: tokenizer, sizes, and a body with pretrained or first values.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::{Arm, FinetuneConfig};
 use crate::error::{Error, Result};
@@ -16,7 +17,7 @@ pub(super) struct Start<'a> {
     /// The flags.
     pub config: &'a FinetuneConfig,
     /// The model's tokenizer.
-    pub tokenizer: Tokenizer,
+    pub tokenizer: Arc<Tokenizer>,
     /// The model's sizes.
     pub model: ModelConfig,
     /// Texts are cut to this many tokens.
@@ -69,6 +70,7 @@ impl<'a> Start<'a> {
             )));
         }
         let extras = Extras::tokenizer(&tokenizer, max_length);
+        let tokenizer = Arc::new(tokenizer);
         Ok(Start { config, tokenizer, model, max_length, extras })
     }
 

@@ -1,6 +1,7 @@
 //! `--task ner` and `--task srl`: files of tagged words, and a tagger of pieces or of words.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::series::Labelled;
 use super::start::{Start, strategy};
@@ -203,8 +204,8 @@ fn body<'a>(
             start.model.kind()
         )));
     }
-    let tokenizer = crate::text::Tokenizer::from_bytes(start.tokenizer.to_json().as_bytes())?;
-    let reader = TagReader::Pieces { tokenizer, max_length: start.max_length };
+    let reader =
+        TagReader::Pieces { tokenizer: Arc::clone(&start.tokenizer), max_length: start.max_length };
     Ok((Encoder::Body(start), reader))
 }
 
