@@ -33,7 +33,7 @@ pub struct FillMask {
 /// # Errors
 /// When there is no model.
 pub fn fills(path: &Path) -> Result<bool> {
-    let (_, json) = folder::read_config(pretrained::model_dir(path)?)?;
+    let json = folder::read_json(pretrained::model_dir(path)?)?;
     Ok(!json.contains_key("id2label"))
 }
 
