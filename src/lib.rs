@@ -29,6 +29,7 @@ pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod error;
+mod json;
 pub mod models;
 pub mod nn;
 pub mod ops;

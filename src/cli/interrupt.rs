@@ -5,6 +5,16 @@ use std::sync::{Arc, OnceLock};
 
 use super::terminal;
 
+/// Lets a write beyond the file-size limit (`ulimit -f`) fail with an error that can be told, instead of
+/// ending the process by SIGXFSZ without a word. A closed pipe needs nothing: SIGPIPE is ignored already.
+pub fn let_large_writes_fail() {
+    // SAFETY: ignoring a signal installs no handler and touches no memory.
+    #[cfg(unix)]
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+    }
+}
+
 static STOP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
 /// The flag that the first signal sets; from the first call on. The second signal ends the process at

@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use crate::text::Encoding;
 use crate::train::config;
 use crate::{Error, Result};
 
@@ -79,23 +80,29 @@ where
 
 /// The keys of a TOML file with their lines.
 fn read(path: &Path) -> Result<Vec<(String, usize, Value)>> {
-    let text = crate::text::read_text(path, crate::text::Encoding::Utf8)?;
+    parse(&path.display().to_string(), &crate::text::read_text(path, Encoding::Utf8)?)
+}
+
+/// The keys of a TOML text with their lines; `name` is what messages call it.
+///
+/// # Errors
+/// [`Error::Usage`] with the line, when it is not TOML or has a number that is not finite.
+pub fn parse(name: &str, text: &str) -> Result<Vec<(String, usize, Value)>> {
     let line_of = |at: usize| text[..at.min(text.len())].matches('\n').count() + 1;
-    let table = toml::de::DeTable::parse(&text).map_err(|e| {
+    let wrong = |e: toml::de::Error| {
         let line = e.span().map_or(1, |span| line_of(span.start));
-        Error::Usage(format!("{}, line {line}: this is not TOML: {}", path.display(), e.message()))
-    })?;
-    let values: toml::Table = toml::from_str(&text).map_err(|e| {
-        Error::Usage(format!("{}: this is not TOML: {}", path.display(), e.message()))
-    })?;
+        Error::Usage(format!("{name}, line {line}: this is not TOML: {}", e.message()))
+    };
+    let table = toml::de::DeTable::parse(text).map_err(wrong)?;
+    let values: toml::Table = toml::from_str(text).map_err(wrong)?;
     let mut pairs = Vec::new();
     for key in table.get_ref().keys() {
-        let (line, name) = (line_of(key.span().start), key.get_ref().to_string());
-        let value = json(&values[&name]).ok_or_else(|| {
+        let (line, key) = (line_of(key.span().start), key.get_ref().to_string());
+        let value = json(&values[&key]).ok_or_else(|| {
             let sentence = "is not a finite number";
-            Error::Usage(format!("{}, line {line}: {name} {sentence}", path.display()))
+            Error::Usage(format!("{name}, line {line}: {key} {sentence}"))
         })?;
-        pairs.push((name, line, value));
+        pairs.push((key, line, value));
     }
     pairs.sort_by_key(|pair| pair.1);
     Ok(pairs)

@@ -104,6 +104,7 @@ static PANIC: Mutex<Option<String>> = Mutex::new(None);
 
 /// Runs the command line of this process and gives its exit code.
 pub fn main() -> ExitCode {
+    interrupt::let_large_writes_fail();
     let argv: Vec<OsString> = std::env::args_os().collect();
     // clap prints its own errors and help in colour, so it must know before it parses.
     let color = match argv.iter().position(|arg| arg == "--color") {

@@ -199,14 +199,7 @@ pub fn read_json(dir: impl AsRef<Path>) -> Result<Map<String, Value>> {
         return adapter.json();
     }
     let path = dir.as_ref().join(CONFIG);
-    let at = |text: String| Error::Data(format!("{}: {text}", path.display()));
-    let bytes = read(&path)?;
-    // Editors on Windows begin a file with a mark.
-    let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
-    match serde_json::from_slice(bytes).map_err(|e| at(format!("not JSON: {e}")))? {
-        Value::Object(json) => Ok(json),
-        _ => Err(at("not a JSON object".into())),
-    }
+    parse_json(&read(&path)?, &path.display().to_string())
 }
 
 /// The `config.json` of a folder: what it means, and all it says.
@@ -215,10 +208,29 @@ pub fn read_json(dir: impl AsRef<Path>) -> Result<Map<String, Value>> {
 /// When it is missing, not JSON, or does not describe a model that exists here.
 pub fn read_config(dir: impl AsRef<Path>) -> Result<(ModelConfig, Map<String, Value>)> {
     let dir = dir.as_ref();
-    let json = read_json(dir)?;
+    config_of(read_json(dir)?, &dir.join(CONFIG).display().to_string())
+}
+
+/// [`read_config`] of bytes in memory; `name` is what messages call them.
+///
+/// # Errors
+/// As [`read_config`].
+pub fn parse_config(bytes: &[u8], name: &str) -> Result<(ModelConfig, Map<String, Value>)> {
+    config_of(parse_json(bytes, name)?, name)
+}
+
+fn config_of(json: Map<String, Value>, name: &str) -> Result<(ModelConfig, Map<String, Value>)> {
     let config = ModelConfig::from_json(&Value::Object(json.clone()))
-        .map_err(|e| Error::Data(format!("{}: {e}", dir.join(CONFIG).display())))?;
+        .map_err(|e| Error::Data(format!("{name}: {e}")))?;
     Ok((config, json))
+}
+
+fn parse_json(bytes: &[u8], name: &str) -> Result<Map<String, Value>> {
+    match crate::json::parse(bytes) {
+        Ok(Value::Object(json)) => Ok(json),
+        Ok(_) => Err(Error::Data(format!("{name}: not a JSON object"))),
+        Err(wrong) => Err(Error::Data(format!("{name}: {wrong}"))),
+    }
 }
 
 /// The class names that a `config.json` lists, by id.

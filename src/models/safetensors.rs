@@ -272,8 +272,9 @@ fn read_shards(dir: &Path, index: &Path) -> Result<StateDict> {
         weight_map: BTreeMap<String, String>,
     }
     let bad = |text: String| Error::Data(format!("{}: {text}", index.display()));
-    let parsed: Index = serde_json::from_slice(&read(index)?)
-        .map_err(|e| bad(format!("not a list of shards: {e}")))?;
+    let value = crate::json::parse(&read(index)?).map_err(&bad)?;
+    let parsed: Index =
+        serde_json::from_value(value).map_err(|e| bad(format!("not a list of shards: {e}")))?;
     let mut shards: BTreeMap<PathBuf, Vec<&String>> = BTreeMap::new();
     for (name, file) in &parsed.weight_map {
         // A plain name of this folder and nothing else: no separators, no `..`, no drive.

@@ -180,7 +180,9 @@ pub struct MemoryEstimate {
 impl MemoryEstimate {
     /// All of it.
     pub fn total(&self) -> u64 {
-        self.weights + self.gradients + self.optimizer + self.activations
+        [self.gradients, self.optimizer, self.activations]
+            .into_iter()
+            .fold(self.weights, u64::saturating_add)
     }
 }
 
@@ -188,9 +190,10 @@ impl MemoryEstimate {
 /// `batch` rows of `context` tokens. Activations are counted as the operations save them; the
 /// allocator's rounding is not in it.
 pub fn estimate_memory(config: &ModelConfig, batch: usize, context: usize) -> MemoryEstimate {
-    let weights = 4 * config.num_parameters().unwrap_or(usize::MAX / 64) as u64;
-    let tokens = batch as u64 * context as u64;
-    let n = |x: usize| x as u64;
+    // Sizes come from files and flags: what overflows is certainly too much.
+    let weights = (config.num_parameters().unwrap_or(usize::MAX) as u64).saturating_mul(4);
+    let tokens = (batch as u64).saturating_mul(context as u64) as u128;
+    let n = |x: usize| x as u128;
     // Elements kept for each token, and the widest temporary of the backward pass.
     let (kept, widest) = match config {
         ModelConfig::Gpt(c) => {
@@ -220,8 +223,11 @@ pub fn estimate_memory(config: &ModelConfig, batch: usize, context: usize) -> Me
     MemoryEstimate {
         weights,
         gradients: weights,
-        optimizer: 2 * weights,
-        activations: 4 * tokens * (kept + widest),
+        optimizer: weights.saturating_mul(2),
+        activations: tokens
+            .checked_mul(4 * (kept + widest))
+            .and_then(|bytes| u64::try_from(bytes).ok())
+            .unwrap_or(u64::MAX),
     }
 }
 

@@ -17,7 +17,7 @@ const K: u64 = 0x9E37_79B9_7F4A_7C15;
 pub(crate) const BLOCK: usize = 1 << 20;
 
 /// The hash of a byte string.
-pub(crate) fn hash_bytes(bytes: &[u8]) -> u64 {
+pub fn hash_bytes(bytes: &[u8]) -> u64 {
     // Four lanes, so that the multiplications of neighbouring words overlap.
     let mut lanes = [1u64, 2, 3, 4].map(|n| n.wrapping_mul(K));
     let mut groups = bytes.chunks_exact(32);
@@ -38,7 +38,7 @@ pub(crate) fn hash_bytes(bytes: &[u8]) -> u64 {
 
 /// Folds the hash of the next block into a running value; the order of blocks matters.
 #[cfg(feature = "cli")]
-pub(crate) fn fold(running: u64, next: u64) -> u64 {
+pub fn fold(running: u64, next: u64) -> u64 {
     mix(running ^ next).wrapping_mul(K).wrapping_add(1)
 }
 

@@ -125,16 +125,23 @@ impl LabelledSet {
     /// or its label (file and line are named), or nothing is left.
     pub fn read(path: impl AsRef<Path>, options: &ReadOptions) -> Result<LabelledSet> {
         let path = path.as_ref();
-        let name = path.display().to_string();
-        let text = read_text(path, options.encoding)?;
-        let (raw, columns) = table::read(&name, &text, options, true)?;
+        Self::parse(&path.display().to_string(), &read_text(path, options.encoding)?, options)
+    }
+
+    /// [`LabelledSet::read`] of a text in memory; `name` is what messages call it, and its ending tells
+    /// the layout.
+    ///
+    /// # Errors
+    /// As [`LabelledSet::read`].
+    pub fn parse(name: &str, text: &str, options: &ReadOptions) -> Result<LabelledSet> {
+        let (raw, columns) = table::read(name, text, options, true)?;
         let total = raw.len();
         let raw: Vec<Raw> = raw.into_iter().filter(|row| !row.text.trim().is_empty()).collect();
         let skipped_empty = total - raw.len();
         if raw.is_empty() {
             return Err(Error::Data(format!("{name}: there is no example with a text in it")));
         }
-        Ok(LabelledSet { columns, skipped_empty, ..Self::number(name, raw) })
+        Ok(LabelledSet { columns, skipped_empty, ..Self::number(name.into(), raw) })
     }
 
     /// A set made of (text, label) pairs in memory.

@@ -9,6 +9,7 @@
 //! | [`conll`], [`srl`] | words with tags: entities and semantic roles |
 //! | [`word_vocabulary`], [`words`] | what a word tagger knows of words; text cut into words |
 //! | [`storyworld`] | a generator of short synthetic stories with gold labels for all of these |
+//! | [`hash`] | a content hash that never changes |
 //! | [`rng`] | orders and choices as pure functions of a seed |
 //!
 //! The way of a corpus: files → [`read_text`] → tokenizer → [`token_file::Tokens`] → batches (in
@@ -17,7 +18,7 @@
 
 pub(crate) mod atomic;
 pub mod conll;
-pub(crate) mod hash;
+pub mod hash;
 pub mod labelled;
 mod read;
 pub mod rng;

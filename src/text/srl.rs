@@ -140,7 +140,8 @@ fn one_predicate(
     let mut predicate = None;
     for (index, (line, cells)) in block.iter().enumerate() {
         let tag = cells[2];
-        if tag != "O" && !tag.starts_with("B-") && !tag.starts_with("I-") {
+        let role = tag.strip_prefix("B-").or(tag.strip_prefix("I-"));
+        if tag != "O" && role.is_none_or(str::is_empty) {
             return Err((*line, format!("{tag:?} is no BIO tag; expected like B-ARG0, I-ARG0, O")));
         }
         if cells[1] == "1" && predicate.replace(index).is_some() {
@@ -188,7 +189,7 @@ fn brackets(
             let cell = cells[3 + number];
             let begins = cell.strip_prefix('(').map(|rest| rest.trim_end_matches([')', '*']));
             tags.push(match (begins, open) {
-                (Some(role), None) if !role.is_empty() => {
+                (Some(role), None) if !role.is_empty() && !role.contains(['(', ')', '*']) => {
                     open = Some(role);
                     format!("B-{role}")
                 }

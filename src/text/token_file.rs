@@ -18,12 +18,16 @@
 //!
 //! A raw array of ids, as most small trainers write it, cannot tell that it was made with another
 //! tokenizer or cut short by a full disk; training on it runs, and the loss is wrong. Here every such
-//! mismatch is found at opening, which reads the file once.
+//! mismatch is found at opening, which reads the file once. What happens to the file later is found before
+//! each batch is copied: one that was written to is refused, one that vanished under the map ends the
+//! process with a sentence, not with a bus error.
 
 use std::sync::Arc;
 
 #[cfg(feature = "cli")]
 mod build;
+#[cfg(all(unix, feature = "cli"))]
+mod bus_error;
 #[cfg(feature = "cli")]
 mod file;
 #[cfg(feature = "cli")]
@@ -54,7 +58,8 @@ impl Tokens {
     /// When an id is not below `vocab_size`.
     pub fn from_vec(ids: Vec<u32>, vocab_size: usize, source_bytes: u64) -> Result<Tokens> {
         if let Some(at) = ids.iter().position(|&id| id as usize >= vocab_size) {
-            return Err(beyond_vocabulary("token ids", at, ids[at], vocab_size));
+            let why = beyond_vocabulary(at, ids[at], vocab_size as u64);
+            return Err(Error::Data(format!("token ids: {why}")));
         }
         let len = ids.len();
         let storage = Arc::new(Storage::Memory(ids));
@@ -92,9 +97,12 @@ impl Tokens {
 
     /// Copies `out.len()` ids from position `start`. Allocates nothing.
     ///
+    /// # Errors
+    /// [`Error::Data`] when the file behind them has been changed since it was opened.
+    ///
     /// # Panics
     /// When the range reaches beyond the end, as slice indexing does.
-    pub fn copy_to(&self, start: usize, out: &mut [u32]) {
+    pub fn copy_to(&self, start: usize, out: &mut [u32]) -> Result<()> {
         let end = start.checked_add(out.len());
         assert!(
             end.is_some_and(|end| end <= self.len),
@@ -106,15 +114,19 @@ impl Tokens {
         match &*self.storage {
             Storage::Memory(ids) => out.copy_from_slice(&ids[start..start + out.len()]),
             #[cfg(feature = "cli")]
-            Storage::File(file) => file.copy_to(start, out),
+            Storage::File(file) => file.copy_to(start, out)?,
         }
+        Ok(())
     }
 
     /// All ids, copied.
-    pub fn to_vec(&self) -> Vec<u32> {
+    ///
+    /// # Errors
+    /// As [`Tokens::copy_to`].
+    pub fn to_vec(&self) -> Result<Vec<u32>> {
         let mut ids = vec![0; self.len];
-        self.copy_to(0, &mut ids);
-        ids
+        self.copy_to(0, &mut ids)?;
+        Ok(ids)
     }
 
     /// The window `start..end` of this window.
@@ -163,11 +175,11 @@ impl From<TokenFile> for Tokens {
     }
 }
 
-fn beyond_vocabulary(name: &str, position: usize, id: u32, vocab_size: usize) -> Error {
-    Error::Data(format!(
-        "{name}: token {position} is {id}, beyond the vocabulary of {vocab_size}; \
+fn beyond_vocabulary(position: usize, id: u32, vocab_size: u64) -> String {
+    format!(
+        "token {position} is {id}, beyond the vocabulary of {vocab_size}; \
          tokenise the text again with this tokenizer"
-    ))
+    )
 }
 
 #[cfg(test)]
@@ -180,7 +192,7 @@ mod tests {
         let (head, tail) = tokens.split_tail(0.1).unwrap();
         assert_eq!((head.len(), tail.len()), (90, 10));
         assert_eq!((tokens.source_bytes(), tail.source_bytes()), (1000, 100));
-        assert_eq!(tail.slice(2, 5).unwrap().to_vec(), [92, 93, 94]);
+        assert_eq!(tail.slice(2, 5).unwrap().to_vec().unwrap(), [92, 93, 94]);
         assert!(tail.slice(2, 11).is_err() && tail.slice(3, 2).is_err());
         assert!(tokens.split_tail(f64::NAN).is_err() && tokens.split_tail(1.0).is_err());
         assert!(tokens.split_tail(0.001).is_err());

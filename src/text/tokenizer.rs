@@ -264,8 +264,8 @@ impl Tokenizer {
     }
 
     fn parse(json: String, name: &str) -> Result<Tokenizer> {
-        let validate::Strict(value) = serde_json::from_str(&json)
-            .map_err(|e| Error::Data(format!("{name}: not valid JSON: {e}")))?;
+        let value = crate::json::parse(json.as_bytes())
+            .map_err(|wrong| Error::Data(format!("{name}: {wrong}")))?;
         validate::validate(&value).map_err(|wrong| Error::Data(format!("{name}: {wrong}")))?;
 
         // Truncation, padding and special tokens are our callers' business: the crate's own are

@@ -217,8 +217,8 @@ impl LmBatches {
         let both = rows.zip(targets.make_mut::<u32>()?.chunks_mut(self.context));
         for (row, (input, target)) in both.enumerate() {
             let start = self.start(at, row);
-            self.tokens.copy_to(start, input);
-            self.tokens.copy_to(start + 1, target);
+            self.tokens.copy_to(start, input)?;
+            self.tokens.copy_to(start + 1, target)?;
         }
         Ok((inputs, targets))
     }
@@ -285,8 +285,8 @@ impl EvalWindows {
         let start = if width == self.context { first * self.context } else { full * self.context };
         let mut inputs = Tensor::empty([rows, width], DType::U32)?;
         let mut expected = Tensor::empty([rows, width], DType::U32)?;
-        self.tokens.copy_to(start, inputs.make_mut()?);
-        self.tokens.copy_to(start + 1, expected.make_mut()?);
+        self.tokens.copy_to(start, inputs.make_mut()?)?;
+        self.tokens.copy_to(start + 1, expected.make_mut()?)?;
         Ok((inputs, expected))
     }
 }
@@ -335,8 +335,8 @@ impl EvalWindows {
         let rows = inputs.make_mut::<u32>()?.chunks_mut(width);
         for (row, (x, y)) in rows.zip(expected.make_mut::<u32>()?.chunks_mut(width)).enumerate() {
             let start = lanes.start + row * lanes.len + from;
-            self.tokens.copy_to(start, x);
-            self.tokens.copy_to(start + 1, y);
+            self.tokens.copy_to(start, x)?;
+            self.tokens.copy_to(start + 1, y)?;
         }
         Ok((inputs, expected))
     }

@@ -14,27 +14,30 @@ pub fn available() -> Option<u64> {
         let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
         line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
     });
-    [machine, control_group()].into_iter().flatten().min()
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let group = control_group(Path::new("/sys/fs/cgroup"), &groups);
+    [machine, group].into_iter().flatten().min()
 }
 
-/// What the limit of the control group (version 2, else 1) leaves.
-fn control_group() -> Option<u64> {
+/// What the limits of the control groups below `root` leave: of version 2 the process's own group (its line
+/// `0::/…` of `groups`) and each one around it, of version 1 the memory controller's.
+fn control_group(root: &Path, groups: &str) -> Option<u64> {
     let read = |path: &Path| -> Option<u64> {
         std::fs::read_to_string(path).ok()?.trim().parse().ok() // "max" is no number: no limit
     };
-    let root = Path::new("/sys/fs/cgroup");
-    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let own = groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
-    let own = root.join(own.trim_start_matches('/'));
-    let version1 = root.join("memory");
-    [
-        (own.join("memory.max"), own.join("memory.current")),
-        (root.join("memory.max"), root.join("memory.current")),
-        (version1.join("memory.limit_in_bytes"), version1.join("memory.usage_in_bytes")),
-    ]
-    .into_iter()
-    .filter_map(|(limit, used)| Some(read(&limit)?.saturating_sub(read(&used)?)))
-    .min()
+    let left = |dir: &Path, limit: &str, used: &str| {
+        Some(read(&dir.join(limit))?.saturating_sub(read(&dir.join(used))?))
+    };
+    let of = |prefix: &str| {
+        let path = groups.lines().find_map(|line| line.split_once(prefix)).map_or("", |(_, p)| p);
+        path.trim_matches('/').to_owned()
+    };
+    let (two, one) = (root.join(of("0::")), root.join("memory").join(of(":memory:")));
+    let two = two.ancestors().take_while(|dir| dir.starts_with(root));
+    let one = one.ancestors().take_while(|dir| dir.starts_with(root));
+    two.filter_map(|dir| left(dir, "memory.max", "memory.current"))
+        .chain(one.filter_map(|d| left(d, "memory.limit_in_bytes", "memory.usage_in_bytes")))
+        .min()
 }
 
 /// Refuses a run that needs more than there is.
@@ -83,5 +86,35 @@ mod tests {
         if cfg!(target_os = "linux") {
             assert!(available().is_some_and(|bytes| bytes > 1 << 20));
         }
+        let overflowing = MemoryEstimate { weights: u64::MAX, ..needed };
+        assert!(compare(&overflowing, 7 << 30).is_err());
+    }
+
+    /// Both versions of control groups, as a container shows them.
+    #[test]
+    fn the_tightest_control_group_counts() {
+        let root = std::env::temp_dir().join(format!("handloom-cgroup-{}", std::process::id()));
+        let write = |name: &str, text: &str| {
+            let path = root.join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        assert_eq!(control_group(&root, "0::/a/b\n"), None);
+        write("a/b/memory.max", "max\n");
+        write("a/b/memory.current", "100\n");
+        assert_eq!(control_group(&root, "0::/a/b\n"), None);
+        write("a/memory.max", "5000\n");
+        write("a/memory.current", "1000\n");
+        assert_eq!(control_group(&root, "0::/a/b\n"), Some(4000));
+        assert_eq!(control_group(&root, "0::/other\n"), None);
+        write("a/b/memory.max", "300\n");
+        assert_eq!(control_group(&root, "0::/a/b\n"), Some(200));
+        write("a/b/memory.current", "301\n");
+        assert_eq!(control_group(&root, "0::/a/b\n"), Some(0), "over the limit is no underflow");
+        write("memory/job/memory.limit_in_bytes", "70\n");
+        write("memory/job/memory.usage_in_bytes", "30\n");
+        let groups = "5:cpu:/x\n4:memory:/job\n";
+        assert_eq!(control_group(&root, groups), Some(40));
+        std::fs::remove_dir_all(&root).unwrap();
     }
 }

@@ -317,8 +317,15 @@ impl Job {
             (_, Some(dir)) => pretrained::open_tokenizer(dir)?,
             _ => make_tokenizer(config, control)?,
         };
+        let fits = |shape: &ModelConfig| {
+            let longest = shape.context_length();
+            let context = config.shape.context_length.unwrap_or(longest).min(longest);
+            let batch = config.trainer.batch_size;
+            super::memory::check(&models::estimate_memory(shape, batch, context))
+        };
         let model = match &from {
             Some(dir) => {
+                fits(&models::folder::read_config(dir)?.0)?;
                 let loaded = models::load_pretrained(dir, config.trainer.seed)?;
                 let mut model_config = loaded.config.clone();
                 match config.shape.dropout {
@@ -335,8 +342,7 @@ impl Job {
             None => {
                 let vocab = tokenizer.vocab_size();
                 let shape = config.shape.config(&config.model, &config.size, vocab)?;
-                let (batch, context) = (config.trainer.batch_size, shape.context_length());
-                super::memory::check(&models::estimate_memory(&shape, batch, context))?;
+                fits(&shape)?;
                 models::build(&shape, config.trainer.seed)?
             }
         };

@@ -52,6 +52,19 @@ pub(super) struct Columns {
 }
 
 impl Columns {
+    /// Refuses one column for two things.
+    fn apart(self, file: &str) -> Result<Columns> {
+        let twice = self.label == Some(self.text)
+            || self.pair == Some(self.text)
+            || (self.pair.is_some() && self.pair == self.label);
+        if twice {
+            return Err(Error::Usage(format!(
+                "{file}: --text-column, --text-pair-column and --label-column must name different columns"
+            )));
+        }
+        Ok(self)
+    }
+
     /// What was chosen, for the log.
     pub(super) fn describe(&self, header: Option<&[String]>, width: usize) -> String {
         let name = |column: usize| match header {
@@ -149,7 +162,7 @@ pub(super) fn by_name(
             names.join(", ")
         )));
     }
-    Ok(Columns { text, pair, label })
+    Columns { text, pair, label }.apart(file)
 }
 
 fn only(mut columns: impl Iterator<Item = usize>) -> Option<usize> {
@@ -188,7 +201,7 @@ pub(super) fn by_content(
         (0..width).filter(|&c| Some(c) != label && Some(c) != pair).max_by_key(|&c| bytes(c))
     });
     match text {
-        Some(text) => Ok(Columns { text, pair, label }),
+        Some(text) => Columns { text, pair, label }.apart(file),
         None => Err(Error::Usage(format!("{file}: no column is left for the text"))),
     }
 }

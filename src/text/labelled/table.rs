@@ -176,8 +176,9 @@ fn jsonl(
     let mut raw = Vec::new();
     for (row, line) in text.lines().zip(1..).filter(|(row, _)| !row.trim().is_empty()) {
         let wrong = |why: String| Error::Data(format!("{file}: line {line}: {why}"));
-        let object: serde_json::Map<String, Value> = serde_json::from_str(row)
-            .map_err(|e| wrong(format!("not a JSON object on one line: {e}")))?;
+        let Value::Object(object) = crate::json::parse(row.as_bytes()).map_err(wrong)? else {
+            return Err(wrong("not a JSON object".into()));
+        };
         if chosen.is_none() {
             let names: Vec<String> = object.keys().cloned().collect();
             let columns = columns::by_name(file, &names, options, labelled)?;

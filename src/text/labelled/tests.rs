@@ -79,7 +79,7 @@ fn wrong_files_are_refused_with_their_line() {
         ("e.csv", "label,text\n", "no example"),
         ("f.tsv", "a\t1\nb\n", "line 2"),
         ("g.jsonl", "{\"text\": \"a\", \"label\": 1}\n{\"text\": \"b\"}\n", "line 2: there is no"),
-        ("h.jsonl", "{\"text\": \"a\", \"label\": 1}\nnot json\n", "line 2: not a JSON"),
+        ("h.jsonl", "{\"text\": \"a\", \"label\": 1}\nnot json\n", "line 2: not JSON"),
         ("i.jsonl", "{\"text\": [1], \"label\": 1}\n", "line 1"),
         ("j.csv", "label,head,tail\n1,a,b\n", "--text-column"),
         ("k.txt", "no label here\nnor in this\n", "--format"),

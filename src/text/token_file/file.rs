@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use memmap2::Mmap;
 use rayon::prelude::*;
@@ -86,6 +87,10 @@ pub(super) fn checksum(bytes: &[u8]) -> u64 {
 pub struct TokenFile {
     path: PathBuf,
     map: Mmap,
+    /// To ask the system again how the file is.
+    file: File,
+    /// Its length and time of writing when it was opened.
+    stamp: (u64, Option<SystemTime>),
     header: Header,
 }
 
@@ -95,8 +100,8 @@ impl TokenFile {
     /// `tokenizer` is the hash of the tokenizer in use ([`Tokenizer::hash`](crate::text::Tokenizer::hash)),
     /// or `None` to take the file as it is.
     ///
-    /// The file must not be changed in place while it is open. [`TokenFile::build`] never does that:
-    /// it writes a new file and renames it.
+    /// The file must not be changed in place while it is open: reading from it fails then.
+    /// [`TokenFile::build`] never does that, it writes a new file and renames it.
     ///
     /// # Errors
     /// When the file is missing or any of the checks fails; the sentence says which and what to do.
@@ -105,66 +110,34 @@ impl TokenFile {
         let refused = |why: String| Error::Data(format!("{}: {why}", path.display()));
         refuse_folder(path)?;
         let file = File::open(path).map_err(|e| Error::io(path, "read", e))?;
-        let size = file.metadata().map_err(|e| Error::io(path, "read", e))?.len();
+        let stamp = stamp(&file).map_err(|e| Error::io(path, "read", e))?;
+        let size = stamp.0;
         if size < HEADER as u64 {
-            return Err(refused(format!(
-                "{size} bytes are too few for a token file; tokenise the text again"
-            )));
+            return Err(refused(too_few(size))); // an empty file cannot be mapped
         }
+        #[cfg(unix)]
+        super::bus_error::watch(path);
         // SAFETY: the map is read only. The file is one that was renamed into place when it was
-        // whole and that this program never writes to again; a foreign program that shortens it
-        // meanwhile would end the process with a bus error, as with any memory-mapped file.
+        // whole and that this program never writes to again. Should a foreign program shorten it
+        // meanwhile, the check before each copy sees that; in the instant between the check and the copy,
+        // reading beyond its new end raises a bus error, which ends the process (`bus_error`).
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, "map", e))?;
-        let header = Header::from_bytes(&map).map_err(refused)?;
-
-        if let Some(expected) = tokenizer.filter(|&expected| expected != header.tokenizer) {
-            return Err(refused(format!(
-                "made with another tokenizer ({:016x}, in use is {expected:016x}); use that \
-                 tokenizer or tokenise the text again",
-                header.tokenizer
-            )));
-        }
-        let expected = u128::from(header.count) * u128::from(header.width) + HEADER as u128;
-        if u128::from(size) != expected {
-            let how = if u128::from(size) < expected { "cut short" } else { "too long" };
-            return Err(refused(format!(
-                "{how}: {} tokens need {expected} bytes, the file has {size}; \
-                 tokenise the text again",
-                header.count
-            )));
-        }
-        if checksum(&map[HEADER..]) != header.checksum {
-            return Err(refused(
-                "the checksum does not match: the file is damaged; \
-                 tokenise the text again"
-                    .into(),
-            ));
-        }
-        let file = TokenFile { path: path.to_path_buf(), map, header };
-        file.check_ids()?;
+        let header = check(&map, tokenizer).map_err(refused)?;
+        let file = TokenFile { path: path.to_path_buf(), map, file, stamp, header };
+        file.check_unchanged()?;
         Ok(file)
     }
 
-    fn check_ids(&self) -> Result<()> {
-        let limit = self.header.vocab_size;
-        let width = self.header.width as usize;
-        let beyond = self.ids().par_chunks(BLOCK).enumerate().find_map_first(|(block, bytes)| {
-            let mut ids = bytes.chunks_exact(width).map(read_id);
-            let at = ids.position(|id| u64::from(id) >= limit)?;
-            Some(block * (BLOCK / width) + at)
-        });
-        match beyond {
-            None => Ok(()),
-            Some(at) => {
-                let id = read_id(&self.ids()[at * width..][..width]);
-                let name = self.path.display().to_string();
-                Err(beyond_vocabulary(&name, at, id, limit as usize))
-            }
-        }
+    pub(super) fn ids(&self) -> &[u8] {
+        &self.map[HEADER..]
     }
 
-    fn ids(&self) -> &[u8] {
-        &self.map[HEADER..]
+    /// What [`TokenFile::open`] checks, of bytes in memory; `name` is what messages call them.
+    ///
+    /// # Errors
+    /// As [`TokenFile::open`].
+    pub fn check(bytes: &[u8], name: &str, tokenizer: Option<u64>) -> Result<()> {
+        check(bytes, tokenizer).map(drop).map_err(|why| Error::Data(format!("{name}: {why}")))
     }
 
     /// How many ids.
@@ -197,11 +170,30 @@ impl TokenFile {
         &self.path
     }
 
+    /// Refuses a file that was written to since it was opened.
+    fn check_unchanged(&self) -> Result<()> {
+        let now = stamp(&self.file).map_err(|e| Error::io(&self.path, "read", e))?;
+        if now == self.stamp {
+            return Ok(());
+        }
+        Err(Error::Data(format!(
+            "{}: the file was changed while it was in use (it had {} bytes, now it has {}); tokenise the \
+             text again, then go on with --resume",
+            self.path.display(),
+            self.stamp.0,
+            now.0
+        )))
+    }
+
     /// Copies `out.len()` ids from position `start`. Allocates nothing.
+    ///
+    /// # Errors
+    /// [`Error::Data`] when the file was written to since it was opened.
     ///
     /// # Panics
     /// When the range reaches beyond the end, as slice indexing does.
-    pub fn copy_to(&self, start: usize, out: &mut [u32]) {
+    pub fn copy_to(&self, start: usize, out: &mut [u32]) -> Result<()> {
+        self.check_unchanged()?;
         let width = self.header.width as usize;
         let bytes = &self.ids()[start * width..(start + out.len()) * width];
         if width == 2 {
@@ -213,6 +205,7 @@ impl TokenFile {
                 *id = u32::from_le_bytes([four[0], four[1], four[2], four[3]]);
             }
         }
+        Ok(())
     }
 }
 
@@ -220,6 +213,60 @@ impl std::fmt::Debug for TokenFile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "TokenFile({}, {} ids)", self.path.display(), self.header.count)
     }
+}
+
+/// Checks the bytes of a token file: header, length, checksum, tokenizer (where one is given), every id.
+///
+/// # Errors
+/// With the rest of a sentence that begins with the file's name.
+fn check(bytes: &[u8], tokenizer: Option<u64>) -> std::result::Result<Header, String> {
+    if bytes.len() < HEADER {
+        return Err(too_few(bytes.len() as u64));
+    }
+    let header = Header::from_bytes(bytes)?;
+    if let Some(expected) = tokenizer.filter(|&expected| expected != header.tokenizer) {
+        return Err(format!(
+            "made with another tokenizer ({:016x}, in use is {expected:016x}); use that \
+             tokenizer or tokenise the text again",
+            header.tokenizer
+        ));
+    }
+    let (size, ids) = (bytes.len() as u128, &bytes[HEADER..]);
+    let expected = u128::from(header.count) * u128::from(header.width) + HEADER as u128;
+    if size != expected {
+        let how = if size < expected { "cut short" } else { "too long" };
+        return Err(format!(
+            "{how}: {} tokens need {expected} bytes, the file has {size}; tokenise the text again",
+            header.count
+        ));
+    }
+    if checksum(ids) != header.checksum {
+        return Err(
+            "the checksum does not match: the file is damaged; tokenise the text again".into()
+        );
+    }
+    let width = header.width as usize;
+    let beyond = ids.par_chunks(BLOCK).enumerate().find_map_first(|(block, bytes)| {
+        let mut ids = bytes.chunks_exact(width).map(read_id);
+        let at = ids.position(|id| u64::from(id) >= header.vocab_size)?;
+        Some(block * (BLOCK / width) + at)
+    });
+    match beyond {
+        None => Ok(header),
+        Some(at) => {
+            Err(beyond_vocabulary(at, read_id(&ids[at * width..][..width]), header.vocab_size))
+        }
+    }
+}
+
+fn too_few(size: u64) -> String {
+    format!("{size} bytes are too few for a token file; tokenise the text again")
+}
+
+/// Length and time of writing; half a microsecond.
+fn stamp(file: &File) -> std::io::Result<(u64, Option<SystemTime>)> {
+    let metadata = file.metadata()?;
+    Ok((metadata.len(), metadata.modified().ok()))
 }
 
 fn read_id(bytes: &[u8]) -> u32 {

@@ -5,9 +5,7 @@
 //! everything the crate relies on is checked here first, and a wrong file is refused with a sentence.
 
 use std::collections::HashMap;
-use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
 /// Ids above this are refused: an embedding of that many rows would not fit any machine of ours.
@@ -53,59 +51,6 @@ const DECODERS: &[&str] = &[
     "Sequence",
     "WordPiece",
 ];
-
-/// A JSON value in which no object has a key twice (serde_json alone keeps the last one).
-pub(super) struct Strict(pub Value);
-
-impl<'de> Deserialize<'de> for Strict {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Strict, D::Error> {
-        struct Visit;
-        impl<'de> Visitor<'de> for Visit {
-            type Value = Value;
-
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("JSON")
-            }
-            fn visit_bool<E>(self, v: bool) -> Result<Value, E> {
-                Ok(Value::Bool(v))
-            }
-            fn visit_i64<E>(self, v: i64) -> Result<Value, E> {
-                Ok(v.into())
-            }
-            fn visit_u64<E>(self, v: u64) -> Result<Value, E> {
-                Ok(v.into())
-            }
-            fn visit_f64<E>(self, v: f64) -> Result<Value, E> {
-                Ok(v.into())
-            }
-            fn visit_str<E>(self, v: &str) -> Result<Value, E> {
-                Ok(v.into())
-            }
-            fn visit_unit<E>(self) -> Result<Value, E> {
-                Ok(Value::Null)
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
-                let mut list = Vec::new();
-                while let Some(Strict(item)) = seq.next_element()? {
-                    list.push(item);
-                }
-                Ok(list.into())
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-                let mut object = serde_json::Map::new();
-                while let Some(key) = map.next_key::<String>()? {
-                    let Strict(value) = map.next_value()?;
-                    if object.contains_key(&key) {
-                        return Err(A::Error::custom(format!("the key {key:?} occurs twice")));
-                    }
-                    object.insert(key, value);
-                }
-                Ok(object.into())
-            }
-        }
-        from.deserialize_any(Visit).map(Strict)
-    }
-}
 
 /// Checks everything; `Err` holds the rest of a sentence that begins with the file's name.
 pub(super) fn validate(json: &Value) -> Result<(), String> {

@@ -41,6 +41,8 @@ pub struct LmTask {
     before: Option<State>,
     sampler: Option<Sampler>,
     extras: Extras,
+    /// Of the training data, see [`fingerprint`].
+    fingerprint: u64,
 }
 
 impl LmTask {
@@ -92,6 +94,7 @@ impl LmTask {
             None => None,
         };
         Ok(LmTask {
+            fingerprint: fingerprint(&train)?,
             model,
             train,
             valid,
@@ -131,6 +134,20 @@ impl LmTask {
     fn carries(&self) -> bool {
         self.train.sampling() == Sampling::Lanes
     }
+}
+
+/// A hash of up to 64 K ids from all over the text, and of how the text is cut.
+fn fingerprint(train: &LmBatches) -> Result<u64> {
+    let tokens = train.tokens();
+    let shape = [tokens.len(), train.batch(), train.context()];
+    let mut all: Vec<u8> = shape.iter().flat_map(|&n| (n as u64).to_le_bytes()).collect();
+    let stride = (tokens.len() >> 16).max(1);
+    let mut id = [0u32];
+    for at in (0..tokens.len()).step_by(stride) {
+        tokens.copy_to(at, &mut id)?;
+        all.extend_from_slice(&id[0].to_le_bytes());
+    }
+    Ok(hash_bytes(&all))
 }
 
 /// The loss over masked windows of `ids`, and over how many tokens it is the mean. Logits are computed for the
@@ -316,17 +333,7 @@ impl Task for LmTask {
     }
 
     fn fingerprint(&self) -> u64 {
-        // Up to 64 K ids from all over the text, and how the text is cut.
-        let tokens = self.train.tokens();
-        let shape = [tokens.len(), self.train.batch(), self.train.context()];
-        let mut all: Vec<u8> = shape.iter().flat_map(|&n| (n as u64).to_le_bytes()).collect();
-        let stride = (tokens.len() >> 16).max(1);
-        let mut id = [0u32];
-        for at in (0..tokens.len()).step_by(stride) {
-            tokens.copy_to(at, &mut id);
-            all.extend_from_slice(&id[0].to_le_bytes());
-        }
-        hash_bytes(&all)
+        self.fingerprint
     }
 
     fn describe(&self, header: &mut Header) {
@@ -385,7 +392,7 @@ mod tests {
             // The same 12 tokens of both lanes in one go: the mean over both halves.
             let lane = |start: usize| {
                 let mut ids = vec![0; 13];
-                task.train.tokens().copy_to(start, &mut ids);
+                task.train.tokens().copy_to(start, &mut ids).unwrap();
                 ids
             };
             let ids = [lane(0), lane(24)].concat();
@@ -425,7 +432,7 @@ mod tests {
         let windows = EvalWindows::new(tokens.clone(), 1, 6).unwrap();
         let (sum, n) = evaluate(task.model(), &windows, true, None, &mut |_, _| {}).unwrap();
         let mut ids = vec![0; 50];
-        tokens.copy_to(0, &mut ids);
+        tokens.copy_to(0, &mut ids).unwrap();
         let ids = Tensor::from_slice(&ids, [1, 50]).unwrap();
         let whole = task
             .model()

@@ -53,12 +53,12 @@ fn built_opened_and_read() {
     expected.extend(one);
     assert_eq!(file.len(), expected.len());
     let mut window = [0; 7];
-    file.copy_to(1000, &mut window);
+    file.copy_to(1000, &mut window).unwrap();
     assert_eq!(window, expected[1000..1007]);
     let tokens = Tokens::from(file);
-    assert_eq!(tokens.to_vec(), expected);
+    assert_eq!(tokens.to_vec().unwrap(), expected);
     let again = Tokens::from_files(&[a, b], Encoding::Utf8, &tokenizer, quiet).unwrap();
-    assert_eq!(again.to_vec(), expected);
+    assert_eq!(again.to_vec().unwrap(), expected);
     // Nothing but the three files: the temporary one is gone.
     assert_eq!(std::fs::read_dir(&folder.0).unwrap().count(), 3);
 }
@@ -72,7 +72,7 @@ fn wide_ids_take_four_bytes() {
     let tokenizer = Tokenizer::train(TokenizerKind::Char, [text.clone()], quiet).unwrap();
     assert!(tokenizer.vocab_size() > 1 << 16);
     let file = TokenFile::build(&[path], &tokenizer, folder.0.join("out.bin"), quiet).unwrap();
-    assert_eq!(Tokens::from(file).to_vec(), tokenizer.encode(&text).unwrap());
+    assert_eq!(Tokens::from(file).to_vec().unwrap(), tokenizer.encode(&text).unwrap());
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn bad_sources_leave_nothing_behind() {
     let out = folder.0.join("latin.bin");
     let file =
         TokenFile::build_encoded(&[latin], Encoding::Latin1, &tokenizer, out, quiet).unwrap();
-    let ids = Tokens::from(file).to_vec();
+    let ids = Tokens::from(file).to_vec().unwrap();
     assert_eq!(tokenizer.decode(&ids).unwrap(), "one\ntwo été\n");
 }
 
