@@ -80,6 +80,74 @@ fn rollback_goes_on_from_the_checkpoint_with_other_data() {
 }
 
 #[test]
+fn skip_and_rollback_tell_where_too_and_give_up_in_the_end() {
+    // Every batch of epoch 1 on is bad: ten skips in a row end the run, with the weights untouched.
+    let mut ticker = Ticker::new(None);
+    let mut task = Faulty::new(task(Kind::Gpt, TINY), Cursor { epoch: 1, index: 0 });
+    task.for_ever = true;
+    {
+        let mut control = ticker.control();
+        let config = TrainerConfig { on_nonfinite: OnNonfinite::Skip, ..config(40) };
+        let error = Trainer::new(&config, &mut task, &mut control).unwrap().run().unwrap_err();
+        assert_eq!(error.exit_code(), 5);
+        for part in ["10 steps in a row", "step 14", "mul_scalar", "training.rs:"] {
+            assert!(error.to_string().contains(part), "no '{part}' in: {error}");
+        }
+    }
+    assert!(bits(&task).iter().all(|(_, w)| w.iter().all(|&w| f32::from_bits(w).is_finite())));
+    assert_eq!(ticker.warnings.len(), 10);
+    for warning in &ticker.warnings {
+        assert!(warning.contains("mul_scalar") && warning.contains("skipped"), "{warning}");
+    }
+    // Rolled back three times, and then no more.
+    let dir = folder("trainer-rollbacks");
+    let mut ticker = Ticker::new(None);
+    {
+        let mut control = ticker.control();
+        let config =
+            TrainerConfig { on_nonfinite: OnNonfinite::Rollback, save_steps: 1, ..config(40) };
+        let run = RunFolder::create(&dir.join("run"), Arc::new(Fast)).unwrap();
+        let trainer = Trainer::new(&config, &mut task, &mut control).unwrap();
+        let error = trainer.with_run(run, Default::default(), "").run().unwrap_err();
+        assert_eq!(error.exit_code(), 5);
+        assert!(error.to_string().contains("rolled back 3 times"), "{error}");
+    }
+    let back = ticker.warnings.iter().filter(|w| w.starts_with("rolled back to step")).count();
+    assert_eq!(back, 3, "{:?}", ticker.warnings);
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn a_gradient_that_is_not_finite_is_caught_with_its_parameter() {
+    let mut ticker = Ticker::new(None);
+    let mut control = ticker.control();
+    let mut task = faulty();
+    task.backward_only = true;
+    let mut trainer = Trainer::new(&config(30), &mut task, &mut control).unwrap();
+    trainer.step().unwrap();
+    let before = bits(trainer.task().module());
+    let text = trainer.step().unwrap_err().to_string();
+    for part in ["step 2", "the gradient of", "every operation of the forward pass is finite"] {
+        assert!(text.contains(part), "no '{part}' in: {text}");
+    }
+    assert_eq!(bits(trainer.task().module()), before);
+}
+
+#[test]
+fn a_jump_of_the_loss_is_told() {
+    let mut ticker = Ticker::new(None);
+    {
+        let mut control = ticker.control();
+        let mut task = Faulty::new(task(Kind::Gpt, TINY), Cursor { epoch: 37, index: 1 });
+        task.factor = 1e4;
+        let config = TrainerConfig { eval_steps: 0, ..config(160) };
+        Trainer::new(&config, &mut task, &mut control).unwrap().run().unwrap();
+    }
+    let told = |name: &str| ticker.warnings.iter().filter(|w| w.contains(name)).count();
+    assert_eq!((told("the loss jumped"), told("the gradient norm jumped")), (1, 1));
+}
+
+#[test]
 fn a_parameter_without_a_gradient_is_named() {
     let mut ticker = Ticker::new(None);
     let mut control = ticker.control();

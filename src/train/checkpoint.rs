@@ -193,7 +193,7 @@ impl RunFolder {
         }
         self.write_folder(&parent, &target, step, fill)?;
         if keep > 0 {
-            self.prune(&parent, keep);
+            self.prune(&parent, step, keep);
         }
         Ok(target)
     }
@@ -285,11 +285,14 @@ impl RunFolder {
         self.fs.sync(path).map_err(|e| Error::io(path, "sync", e))
     }
 
-    /// Removes all but the newest `keep` checkpoints. The newest has just been written, so a valid one
-    /// always stays. A folder that cannot be removed is left for the next time.
-    fn prune(&self, parent: &Path, keep: usize) {
+    /// Removes all but the newest `keep` checkpoints up to `step`, which has just been written: so a valid
+    /// one always stays. Folders of later steps are damaged ones that the run went back behind; they do
+    /// not count, and are replaced when the run comes by. A folder that cannot be removed is left for the
+    /// next time.
+    fn prune(&self, parent: &Path, step: u64, keep: usize) {
         let steps = steps(parent, self.fs.as_ref()).unwrap_or_default();
-        for (_, name) in steps.into_iter().rev().skip(keep) {
+        let behind = steps.into_iter().rev().skip_while(|(other, _)| *other > step);
+        for (_, name) in behind.skip(keep) {
             let aside = parent.join(format!("old-{name}"));
             // Renamed first: a half-removed folder never looks like a checkpoint.
             if self.fs.rename(&parent.join(&name), &aside).is_ok() {
@@ -317,7 +320,11 @@ pub fn newest(dir: &Path, fs: Arc<dyn Fs>) -> Result<Search> {
     let mut damaged = Vec::new();
     for (step, name) in steps.into_iter().rev() {
         let dir = parent.join(&name);
-        match verify(&dir, fs.as_ref()) {
+        let verified = verify(&dir, fs.as_ref()).and_then(|(written, names)| match written {
+            _ if written == step => Ok(names),
+            _ => Err(format!("it was written for step {written}")),
+        });
+        match verified {
             Ok(names) => {
                 return Ok(Search { newest: Some(Checkpoint { dir, fs, step, names }), damaged });
             }
@@ -334,9 +341,9 @@ pub fn newest(dir: &Path, fs: Arc<dyn Fs>) -> Result<Search> {
 /// # Errors
 /// [`Error::Data`] that says what is wrong with it.
 pub fn open_folder(dir: &Path, fs: Arc<dyn Fs>) -> Result<Checkpoint> {
-    let names =
+    let (step, names) =
         verify(dir, fs.as_ref()).map_err(|why| Error::Data(format!("{}: {why}", dir.display())))?;
-    Ok(Checkpoint { dir: dir.to_owned(), fs, step: 0, names })
+    Ok(Checkpoint { dir: dir.to_owned(), fs, step, names })
 }
 
 /// The checkpoints by step, whatever state they are in, oldest first.
@@ -360,12 +367,15 @@ fn seal(manifest: Value) -> String {
     format!("{manifest}\n")
 }
 
-/// The names of the files of a checkpoint folder whose every file is as its manifest says, or why not.
-fn verify(dir: &Path, fs: &dyn Fs) -> std::result::Result<Vec<String>, String> {
+/// The step and the names of the files of a checkpoint folder whose every file is as its manifest says,
+/// or why not.
+fn verify(dir: &Path, fs: &dyn Fs) -> std::result::Result<(u64, Vec<String>), String> {
     let text =
         fs.read(&dir.join(MANIFEST)).map_err(|e| format!("{MANIFEST} cannot be read ({e})"))?;
     let damaged = || format!("{MANIFEST} is damaged");
-    let mut manifest: Map<String, Value> = serde_json::from_slice(&text).map_err(|_| damaged())?;
+    let Value::Object(mut manifest) = crate::json::parse(&text).map_err(|_| damaged())? else {
+        return Err(damaged());
+    };
     let checksum = manifest.shift_remove("checksum");
     let format = manifest.get("format").and_then(Value::as_u64);
     let files = manifest.get("files").and_then(Value::as_array).cloned();
@@ -380,7 +390,10 @@ fn verify(dir: &Path, fs: &dyn Fs) -> std::result::Result<Vec<String>, String> {
     let mut names = Vec::new();
     for file in files.ok_or_else(damaged)? {
         let name = file["name"].as_str().ok_or_else(damaged)?;
-        if name.contains(['/', '\\']) || name.starts_with('.') {
+        if name.contains(['/', '\\', ':'])
+            || name.starts_with('.')
+            || names.iter().any(|n| n == name)
+        {
             return Err(damaged());
         }
         let data = fs.read(&dir.join(name)).map_err(|e| format!("{name} cannot be read ({e})"))?;
@@ -392,7 +405,8 @@ fn verify(dir: &Path, fs: &dyn Fs) -> std::result::Result<Vec<String>, String> {
         }
         names.push(name.to_owned());
     }
-    Ok(names)
+    let step = manifest.get("step").and_then(Value::as_u64).ok_or_else(damaged)?;
+    Ok((step, names))
 }
 
 impl Checkpoint {
@@ -464,9 +478,16 @@ mod tests {
         let found = search.newest.unwrap();
         assert_eq!((found.step, found.read("a.bin").unwrap()), (1, vec![1; 10]));
         assert!(found.read("manifest.json").is_err());
+        // Saving behind damaged ones keeps what was saved, however few are kept.
+        save(&mut run, 2, 1);
+        assert_eq!(run.newest().unwrap().newest.unwrap().step, 2);
         // Saving over a damaged one repairs it.
         save(&mut run, 300, 0);
         assert_eq!(run.newest().unwrap().newest.unwrap().step, 300);
+        // A folder under another step's name is not taken for that step.
+        std::fs::rename(&last, dir.join("checkpoints/step-000500")).unwrap();
+        let search = run.newest().unwrap();
+        assert!(search.damaged[0].contains("written for step 300"), "{:?}", search.damaged);
         std::fs::remove_dir_all(&dir).unwrap();
     }
 

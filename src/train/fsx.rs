@@ -114,7 +114,15 @@ impl Lock {
         match file.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {
-                let pid = fs::read_to_string(&path).unwrap_or_default();
+                // Between taking the lock and writing its id the other one needs a moment.
+                let mut pid = String::new();
+                for _ in 0..50 {
+                    pid = fs::read_to_string(&path).unwrap_or_default();
+                    if pid.ends_with('\n') {
+                        break;
+                    }
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
                 let pid = pid.trim();
                 return Err(Error::Data(format!(
                     "{}: process {} is writing to this run; wait for it, stop it, or choose another \

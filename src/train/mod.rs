@@ -47,6 +47,7 @@ pub mod report;
 pub mod sampling;
 pub mod schedule;
 pub mod spans;
+mod spikes;
 mod state_file;
 pub mod strategy;
 pub mod tasks;

@@ -24,6 +24,7 @@ use super::data::Cursor;
 use super::observer::{Ending, EvalRecord, Figures, Header, MemoryEstimate, TrainReport};
 use super::optim::{Algorithm, Optimizer};
 use super::schedule::{Horizon, Schedule};
+use super::spikes::Window;
 use super::tasks::Task;
 use crate::error::{Error, Result};
 use crate::nn::Module;
@@ -78,6 +79,8 @@ pub struct Trainer<'a, 'c> {
     checked: bool,
     epoch_begun: Option<u64>,
     last_eval: Option<Figures>,
+    /// The recent losses and gradient norms.
+    recent: [Window; 2],
 }
 
 impl<'a, 'c> Trainer<'a, 'c> {
@@ -122,6 +125,7 @@ impl<'a, 'c> Trainer<'a, 'c> {
             checked: false,
             epoch_begun: None,
             last_eval: None,
+            recent: [const { Window::new() }; 2],
         })
     }
 
@@ -246,7 +250,7 @@ impl<'a, 'c> Trainer<'a, 'c> {
         let metric = self.task.metric();
         let value = figures.get(metric.name).unwrap_or(f64::NAN);
         let better = match self.state.best {
-            None => !value.is_nan(),
+            None => value.is_finite(), // the state is JSON, which has no infinity
             Some((_, best)) => metric.improves(value, best, self.config.early_stopping_threshold),
         };
         if better {

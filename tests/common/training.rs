@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-use handloom::models::{self, GptConfig, ModelConfig, RnnConfig, RnnKind, SequenceClassifier};
+use handloom::models::{
+    self, BertConfig, GptConfig, ModelConfig, RnnConfig, RnnKind, SequenceClassifier,
+};
 use handloom::nn::{Linear, Module, Visitor};
 use handloom::text::Tokens;
 use handloom::text::rng::Rng;
@@ -18,6 +20,7 @@ use handloom::train::observer::{Figures, Header, Observer, StepRecord};
 use handloom::train::strategy::Strategy;
 use handloom::train::tasks::classify::{ClassifyOptions, ClassifyTask, Examples};
 use handloom::train::tasks::lm::LmTask;
+use handloom::train::tasks::masking::Masking;
 use handloom::train::tasks::{Loss, Metric, Task};
 use handloom::{Result, Tensor};
 
@@ -28,6 +31,8 @@ pub enum Kind {
     Gpt,
     /// An LSTM along lanes, with a carried state.
     Lstm,
+    /// An encoder that fills gaps.
+    Bert,
     /// A classifier on a gpt, with dropout and gradual unfreezing.
     Classify,
 }
@@ -100,6 +105,32 @@ pub fn task(kind: Kind, size: Size) -> Box<dyn Task> {
             let model = models::build(&config, seed).unwrap();
             let valid = text(Size { tokens: 61, ..size }, 2);
             Box::new(LmTask::new(model, train.unwrap(), Some(valid), None, 0.0, seed).unwrap())
+        }
+        Kind::Bert => {
+            let config = ModelConfig::Bert(BertConfig {
+                vocab_size: size.vocab,
+                hidden_size: size.width,
+                num_hidden_layers: size.layers,
+                num_attention_heads: 2,
+                intermediate_size: 4 * size.width,
+                hidden_dropout_prob: size.dropout,
+                attention_probs_dropout_prob: size.dropout,
+                max_position_embeddings: size.context + 2,
+                ..BertConfig::default()
+            });
+            let masking = Masking {
+                probability: 0.15,
+                mask_id: 2,
+                frame: Some((0, 1)),
+                special: (0..size.vocab).map(|id| id < 3).collect(),
+                continues: None,
+            };
+            let train =
+                LmBatches::new(text(size, 1), size.batch, size.context, Sampling::Shuffled, seed);
+            let model = models::build(&config, seed).unwrap();
+            let valid = text(Size { tokens: 61, ..size }, 2);
+            let (train, masking) = (train.unwrap(), Some(masking));
+            Box::new(LmTask::new(model, train, Some(valid), masking, 0.0, seed).unwrap())
         }
         Kind::Classify => {
             let body = models::build(&gpt(size), seed).unwrap();
@@ -231,16 +262,22 @@ impl Observer for Ticker {
     }
 }
 
-/// A task whose loss at one cursor is not a number, and that may have a layer nobody uses.
+/// A task whose loss at one cursor (or from it on) is not a number, and that may have a layer nobody uses.
 pub struct Faulty {
     pub inner: Box<dyn Task>,
     pub at: Cursor,
     pub unused: Option<Linear>,
+    /// What the loss is multiplied by there.
+    pub factor: f64,
+    /// At every later cursor too.
+    pub for_ever: bool,
+    /// The loss stays finite, its gradient does not.
+    pub backward_only: bool,
 }
 
 impl Faulty {
     pub fn new(inner: Box<dyn Task>, at: Cursor) -> Faulty {
-        Faulty { inner, at, unused: None }
+        Faulty { inner, at, unused: None, factor: f64::NAN, for_ever: false, backward_only: false }
     }
 }
 
@@ -262,8 +299,13 @@ impl Task for Faulty {
     }
     fn loss(&mut self, at: Cursor) -> Result<Loss> {
         let mut loss = self.inner.loss(at)?;
-        if at == self.at {
-            loss.loss = loss.loss.mul_scalar(f64::NAN)?;
+        let later = (at.epoch, at.index) > (self.at.epoch, self.at.index);
+        if at == self.at || (self.for_ever && later) {
+            // The slope of √x at 0 is infinite, and 0 times it is not a number.
+            loss.loss = match self.backward_only {
+                true => loss.loss.add(&loss.loss.mul_scalar(0.0)?.sqrt()?)?,
+                false => loss.loss.mul_scalar(self.factor)?,
+            };
         }
         Ok(loss)
     }
@@ -305,9 +347,11 @@ impl Task for Faulty {
     }
 }
 
-/// A new folder for a test.
+/// A new folder for a test, in memory where the system has such a place: thousands of files come and go.
 pub fn folder(name: &str) -> PathBuf {
-    let dir = std::env::temp_dir().join(format!("handloom-{name}-{}", std::process::id()));
+    let memory = Path::new("/dev/shm");
+    let place = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+    let dir = place.join(format!("handloom-{name}-{}", std::process::id()));
     let _ = std::fs::remove_dir_all(&dir);
     std::fs::create_dir_all(&dir).unwrap();
     dir

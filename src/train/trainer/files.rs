@@ -49,6 +49,22 @@ impl Trainer<'_, '_> {
                 checkpoint.dir().display()
             )));
         }
+        // Checksums tell damage, not intent: a state that no run can reach would overflow later.
+        let (batches, most) = (self.task.batches_per_epoch(), 1u64 << 53);
+        let counts = [state.step, state.micro, state.cursor.epoch, state.tokens];
+        if state.cursor.index >= batches
+            || counts.iter().any(|&count| count > most)
+            || state.step != checkpoint.step
+        {
+            return Err(Error::Data(format!(
+                "{}/trainer_state.json: step {}, batch {} of epoch {} is no place in this run, where an \
+                 epoch has {batches} batches",
+                checkpoint.dir().display(),
+                state.step,
+                state.cursor.index,
+                state.cursor.epoch
+            )));
+        }
         self.task.read_folder(&|name| checkpoint.read(name))?;
         let moments = state_file::from_bytes(&checkpoint.read("optimizer.safetensors")?)?;
         self.optimizer.load_state_dict(

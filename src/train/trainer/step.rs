@@ -57,6 +57,7 @@ impl Trainer<'_, '_> {
                 }
                 self.complete(&mut record);
                 self.control.observer.step(&record);
+                self.warn_of_spikes(&record);
                 Ok(record)
             }
             Outcome::Nonfinite(message) => self.nonfinite(lr, message),
@@ -132,6 +133,20 @@ impl Trainer<'_, '_> {
             cursor.index,
             cursor.epoch
         )))
+    }
+
+    /// Tells of a loss or gradient norm far above those of the last steps.
+    fn warn_of_spikes(&mut self, record: &StepRecord) {
+        let figures = [("loss", record.loss), ("gradient norm", record.grad_norm)];
+        for (window, (name, value)) in self.recent.iter_mut().zip(figures) {
+            if let Some((z, mean)) = window.add(value) {
+                self.control.observer.warning(&format!(
+                    "step {}: the {name} jumped to {value:.4}, {z:.0} deviations above its recent mean of \
+                     {mean:.4}; if it does not come down, lower --learning-rate or --max-grad-norm",
+                    record.step
+                ));
+            }
+        }
     }
 
     /// Counts a step and moves to the data of the next.
