@@ -33,6 +33,8 @@ pub mod registry;
 mod rms_norm;
 mod rnn;
 mod scaled_dot_product_attention;
+#[cfg(test)]
+mod small;
 mod softmax;
 mod unary;
 mod view;

@@ -46,7 +46,7 @@ static LEVEL: AtomicU8 = AtomicU8::new(0);
 pub fn available_levels() -> Vec<Level> {
     #[allow(unused_mut)]
     let mut levels = vec![Level::Portable];
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    #[cfg(target_arch = "x86_64")]
     {
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
             levels.push(Level::Avx2);
@@ -55,12 +55,12 @@ pub fn available_levels() -> Vec<Level> {
             }
         }
     }
-    #[cfg(all(target_arch = "aarch64", not(miri)))]
+    #[cfg(target_arch = "aarch64")]
     levels.push(Level::Neon);
     levels
 }
 
-#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[cfg(target_arch = "x86_64")]
 fn has_avx512(feature: &str) -> bool {
     match feature {
         "avx512f" => is_x86_feature_detected!("avx512f"),
@@ -193,7 +193,7 @@ impl Real for f64 {
 #[cfg(target_arch = "x86_64")]
 #[inline]
 pub(super) fn has_fma() -> bool {
-    cfg!(not(miri)) && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
 }
 
 #[cfg(test)]

@@ -1,0 +1,105 @@
+#!/bin/bash
+# The checks that take long or need tools beyond the stable compiler. Each part says what it did, or that it was
+# skipped and why. `docs/reliability.md` says which promise each part proves.
+#
+#   tests/deep.sh [PART...]       all parts, or some of: intrinsics scans asan tsan miri noavx neon kill fuzz mutations
+#
+# HANDLOOM_FUZZ: executions a target (default 200000). Exits with 1 if any part failed.
+set -u
+cd "$(dirname "$0")/.."
+cargo=${CARGO:-cargo}
+host=x86_64-unknown-linux-gnu
+parts=${*:-intrinsics scans asan tsan miri noavx neon kill fuzz mutations}
+failed=() skipped=()
+
+has() { command -v "$1" >/dev/null 2>&1; }
+nightly() { rustup run nightly rustc --version >/dev/null 2>&1; }
+skip() { echo "== $part: skipped, $1"; skipped+=("$part"); return 0; }
+# What of the library is worth running in slow machines: every kernel, the tape, the unsafe code.
+KERNELS="cpu:: tensor:: autograd:: text::token_file"
+
+# A vector intrinsic that is called as a function was compiled without its instruction set: ten times slower.
+intrinsics() {
+  has objdump || { skip "there is no objdump"; return; }
+  $cargo build --release || return 1
+  local calls
+  calls=$(objdump -d target/release/handloom |
+    awk '/^[0-9a-f]+ <.*>:/ { f = $2 } /call/ && /_mm(256|512)?_/ { c[f]++ } END { for (k in c) print c[k], k }')
+  [ -z "$calls" ] && { echo "no intrinsic is called as a function"; return; }
+  echo "$calls"; return 1
+}
+
+# exp, log, tanh, sigmoid, erf, gelu over all 2^32 numbers, the power function over 10^8 pairs, products.
+scans() {
+  $cargo test --release --lib -- --ignored --nocapture --test-threads=1 cpu::simd::math cpu::gemm
+}
+
+asan() {
+  nightly || { skip "there is no nightly compiler"; return; }
+  RUSTFLAGS="-Zsanitizer=address" CARGO_TARGET_DIR=target/asan \
+    $cargo +nightly test --lib --target $host -- $KERNELS
+}
+
+tsan() {
+  nightly || { skip "there is no nightly compiler"; return; }
+  [ -d "$(rustc +nightly --print sysroot)/lib/rustlib/src/rust/library" ] || { skip "no rust-src"; return; }
+  RUSTFLAGS="-Zsanitizer=thread" CARGO_TARGET_DIR=target/tsan \
+    $cargo +nightly test -Zbuild-std --lib --target $host -- cpu::threads cpu::gemm::tests::batches tensor:: autograd::
+}
+
+# Miri runs each kernel on small inputs at every instruction set that it knows; `ops::small` asserts which ran.
+miri() {
+  nightly && $cargo +nightly miri --version >/dev/null 2>&1 || { skip "there is no Miri"; return; }
+  RUSTFLAGS="-Ctarget-feature=+avx2,+fma,+f16c,+bmi2,+avx512f,+avx512bw,+avx512dq,+avx512vl" CARGO_TARGET_DIR=target/miri \
+    HANDLOOM_EXPECT_ISA=portable,avx2,avx512 MIRIFLAGS="-Zmiri-tree-borrows -Zmiri-disable-isolation -Zmiri-ignore-leaks" \
+    $cargo +nightly miri test --lib -- --nocapture ops::small
+}
+
+# A processor without AVX: the portable kernels, chosen at run time.
+noavx() {
+  has qemu-x86_64 || { skip "there is no qemu-x86_64"; return; }
+  local program
+  $cargo test --lib --no-run 2>noavx.log || { cat noavx.log; rm noavx.log; return 1; }
+  program=$(sed -n 's/.*unittests src\/lib.rs (\(.*\))/\1/p' noavx.log); rm noavx.log
+  HANDLOOM_EXPECT_ISA=portable qemu-x86_64 -cpu qemu64 "$program" --nocapture ops::small
+}
+
+neon() {
+  has qemu-aarch64 && has aarch64-linux-gnu-gcc || { skip "there is no qemu-aarch64 or cross compiler"; return; }
+  rustup target list --installed | grep -q aarch64-unknown-linux-gnu || { skip "rustup target add aarch64-unknown-linux-gnu"; return; }
+  CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
+    CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu" \
+    HANDLOOM_EXPECT_ISA=portable,neon $cargo test --target aarch64-unknown-linux-gnu --lib -- --nocapture ops::small &&
+  CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
+    CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu" \
+    $cargo test --target aarch64-unknown-linux-gnu --test repeats twenty_steps
+}
+
+kill() {
+  has strace || { skip "there is no strace"; return; }
+  $cargo build --release && tests/kill.sh target/release/handloom 240
+}
+
+fuzz() {
+  HANDLOOM_FUZZ=${HANDLOOM_FUZZ:-200000} $cargo test --release --test fuzz_corpus -- --nocapture || return 1
+  nightly && has cargo-fuzz || { echo "by coverage: skipped, there is no nightly compiler or cargo-fuzz"; return; }
+  for target in $(cd fuzz/fuzz_targets && ls | sed 's/\.rs$//'); do
+    $cargo +nightly fuzz run --target $host "$target" -- -max_total_time=30 -max_len=4096 || return 1
+  done
+}
+
+mutations() { tests/mutations.sh; }
+
+for part in $parts; do
+  echo "== $part"
+  start=$SECONDS
+  before=${#skipped[@]}
+  if $part; then
+    [ ${#skipped[@]} -gt "$before" ] || echo "== $part: passed in $((SECONDS - start)) s"
+  else
+    failed+=("$part")
+    echo "== $part: FAILED after $((SECONDS - start)) s"
+  fi
+done
+echo "== failed: ${failed[*]:-none}; skipped: ${skipped[*]:-none}"
+[ ${#failed[@]} -eq 0 ]
