@@ -65,6 +65,9 @@ struct Flags {
     /// Threads; the result does not depend on it [default: one a core]
     #[arg(long, value_name = "N", value_parser = count)]
     threads: Option<usize>,
+    /// Where to compute: cpu, cuda or cuda:N [default: cpu]
+    #[arg(long, value_name = "DEVICE", value_parser = super::flags::device)]
+    device: Option<String>,
 }
 
 impl Evaluate {

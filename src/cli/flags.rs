@@ -94,6 +94,9 @@ pub struct TrainerFlags {
     /// Threads; the bits of the result do not depend on it [default: one a core]
     #[arg(long, value_name = "N", value_parser = count, help_heading = "Run")]
     pub threads: Option<usize>,
+    /// Where to compute: cpu, cuda or cuda:N [default: cpu]
+    #[arg(long, value_name = "DEVICE", value_parser = device, help_heading = "Run")]
+    pub device: Option<String>,
     /// When a loss or gradient is not finite: stop, skip or rollback
     #[arg(long, value_name = "WHAT", value_parser = ["stop", "skip", "rollback"], help_heading = "Run")]
     #[arg(hide_possible_values = true)]
@@ -105,6 +108,11 @@ pub fn time(text: &str) -> Result<String, String> {
     crate::train::config::parse_seconds(text)
         .map(|_| text.to_owned())
         .map_err(|_| "must be a time such as 90s, 10m or 1.5h".into())
+}
+
+/// A device, kept as it was typed: the configuration reads it.
+pub fn device(text: &str) -> Result<String, String> {
+    text.parse::<crate::Device>().map(|_| text.to_owned())
 }
 
 /// Which model to build.

@@ -11,7 +11,7 @@ use super::values::{count, count_or_zero, not_negative, positive, share};
 use crate::train::control::in_pool;
 use crate::train::generate::Writer;
 use crate::train::sampling::GenerateOptions;
-use crate::{Error, Result};
+use crate::{Device, Error, Result};
 
 /// Write text with a model, from a prompt
 #[derive(Debug, clap::Args)]
@@ -45,6 +45,9 @@ pub struct Generate {
     /// Threads; the text does not depend on it [default: one a core]
     #[arg(long, value_name = "N", value_parser = count)]
     threads: Option<usize>,
+    /// Where to compute: cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    device: Device,
     #[command(flatten)]
     sources: Sources,
 }
@@ -88,9 +91,11 @@ impl Generate {
     pub fn run(self) -> Result<()> {
         let options: GenerateOptions = layers::resolve(&self.sources, &self.flags)?;
         options.validate()?;
+        self.device.check()?;
         let prompts = self.prompts()?;
         in_pool(self.threads.unwrap_or(0), || {
             let writer = Writer::open(&self.from)?;
+            writer.model().to_device(self.device)?;
             match prompts.as_slice() {
                 [one] if !self.json => self.stream(&writer, one, options),
                 all => self.batch(&writer, all, options),

@@ -27,7 +27,8 @@ impl Info {
         let threads = rayon::current_num_threads();
         let memory = machine::memory();
         let peak = machine::peak_flops(Duration::from_millis(50));
-        let gpu = "this build computes on the CPU (it has no CUDA part)";
+        let (gpus, no_gpu) = machine::gpus();
+        let features = if cfg!(feature = "cuda") { vec!["cli", "cuda"] } else { vec!["cli"] };
         let build = if cfg!(debug_assertions) { "debug (slow; add --release)" } else { "release" };
         let target = format!("{} {}", std::env::consts::ARCH, std::env::consts::OS);
         if self.json {
@@ -40,9 +41,9 @@ impl Info {
                 "memory_bytes": memory.map(|m| m.0),
                 "memory_available_bytes": memory.map(|m| m.1),
                 "peak_f32_flops": peak,
-                "gpu": null,
-                "gpu_reason": gpu,
-                "features": ["cli"],
+                "gpu": if gpus.is_empty() { serde_json::Value::Null } else { json!(gpus) },
+                "gpu_reason": no_gpu,
+                "features": features,
                 "profile": if cfg!(debug_assertions) { "debug" } else { "release" },
                 "target": target,
             }));
@@ -67,8 +68,13 @@ impl Info {
         if let Some((total, free)) = memory {
             line("memory", format!("{}, {} free", format::bytes(total), format::bytes(free)));
         }
-        line("GPU", format!("none: {gpu}"));
-        line("features", "cli".into());
+        for gpu in gpus {
+            line("GPU", gpu);
+        }
+        if let Some(reason) = no_gpu {
+            line("GPU", format!("none: {reason}"));
+        }
+        line("features", features.join(", "));
         Ok(())
     }
 }

@@ -43,6 +43,17 @@ fn ask(program: &str, arguments: &[&str]) -> Option<String> {
     String::from_utf8(output.stdout).ok().map(|text| text.trim().to_owned())
 }
 
+/// The GPUs that can be computed on, a line each, or the reason why there are none.
+pub fn gpus() -> (Vec<String>, Option<String>) {
+    #[cfg(feature = "cuda")]
+    return match crate::cuda::devices() {
+        Ok(all) => (all.iter().map(ToString::to_string).collect(), None),
+        Err(reason) => (Vec::new(), Some(reason.to_string())),
+    };
+    #[cfg(not(feature = "cuda"))]
+    (Vec::new(), crate::Device::Cuda(0).check().err().map(|reason| reason.to_string()))
+}
+
 /// The instruction sets the kernels can use here, and the one in force.
 pub fn isa_levels() -> (Vec<&'static str>, &'static str) {
     (available_levels().into_iter().map(Level::name).collect(), level().name())

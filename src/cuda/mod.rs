@@ -14,7 +14,7 @@
 //! # Without CUDA
 //!
 //! The crate builds without anything of NVIDIA's, and the driver is opened at run time. There are four
-//! ways to be without a GPU, and [`status`] has a sentence for each: the feature is off, the kernels were
+//! ways to be without a GPU, and [`check`] has a sentence for each: the feature is off, the kernels were
 //! not compiled (no nvcc at build time), there is no driver, there is no device or it is too old.
 //!
 //! # Files
@@ -49,6 +49,15 @@ pub struct DeviceInfo {
     pub capability: (u32, u32),
     /// Its memory in bytes.
     pub memory_bytes: usize,
+}
+
+impl std::fmt::Display for DeviceInfo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (major, minor) = self.capability;
+        let gib = self.memory_bytes as f64 / (1u64 << 30) as f64;
+        let (number, name) = (self.number, &self.name);
+        write!(f, "cuda:{number} {name}, compute capability {major}.{minor}, {gib:.0} GiB")
+    }
 }
 
 /// The devices that can be computed on, or the reason why there are none: one sentence that says what to do.

@@ -2,6 +2,11 @@
 
 use bytemuck::Pod;
 use half::{bf16, f16};
+use serde::{Deserialize, Serialize};
+
+#[cfg(not(feature = "cuda"))]
+use crate::error::Error;
+use crate::error::Result;
 
 /// What a tensor's elements are. `f32` is the working type; `bf16` and `f16` are for storage,
 /// `f64` for checks and `u32` for ids and masks. There is nothing else.
@@ -80,7 +85,8 @@ impl Element for u32 {
 }
 
 /// Where a tensor's buffer lives.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 #[non_exhaustive]
 pub enum Device {
     /// Main memory, computed on by the kernels of [`crate::cpu`].
@@ -89,6 +95,41 @@ pub enum Device {
     /// The GPU of this number, computed on by `kernels/*.cu`. Tensors can be put there when the crate is
     /// built with the feature `cuda` and the machine has such a device.
     Cuda(usize),
+}
+
+impl Device {
+    /// Whether this device can be computed on.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] with one sentence that says what is missing and what to do.
+    pub fn check(self) -> Result<()> {
+        match self {
+            Device::Cpu => Ok(()),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(number) => crate::cuda::check(number),
+            #[cfg(not(feature = "cuda"))]
+            Device::Cuda(_) => Err(Error::Failed(NO_CUDA.into())),
+        }
+    }
+}
+
+/// What a build without the feature `cuda` says when it is asked for a GPU.
+#[cfg(not(feature = "cuda"))]
+pub(crate) const NO_CUDA: &str =
+    "this build has no CUDA part; build it with `cargo build --release --features cuda`";
+
+impl TryFrom<String> for Device {
+    type Error = String;
+
+    fn try_from(text: String) -> std::result::Result<Device, String> {
+        text.parse()
+    }
+}
+
+impl From<Device> for String {
+    fn from(device: Device) -> String {
+        device.to_string()
+    }
 }
 
 impl std::fmt::Display for Device {

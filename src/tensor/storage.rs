@@ -48,10 +48,7 @@ impl Storage {
                 Ok(Storage::Cuda(Arc::new(crate::cuda::Buffer::new(bytes, number)?)))
             }
             #[cfg(not(feature = "cuda"))]
-            Device::Cuda(_) => Err(Error::Failed(
-                "this build has no CUDA part; build with `cargo build --release --features cuda`"
-                    .into(),
-            )),
+            Device::Cuda(_) => Err(Error::Failed(super::dtype::NO_CUDA.into())),
         }
     }
 

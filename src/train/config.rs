@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use super::schedule::Scheduler;
 use crate::error::{Error, Result};
+use crate::tensor::Device;
 
 /// The optimiser by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +91,8 @@ pub struct TrainerConfig {
     pub seed: u64,
     /// Threads; 0: one a core.
     pub threads: usize,
+    /// Where the model is trained.
+    pub device: Device,
     /// What becomes of numbers that are not finite.
     pub on_nonfinite: OnNonfinite,
 }
@@ -124,6 +127,7 @@ impl TrainerConfig {
             early_stopping_threshold: 0.0,
             seed: 1337,
             threads: 0,
+            device: Device::Cpu,
             on_nonfinite: OnNonfinite::Stop,
         }
     }
@@ -206,6 +210,7 @@ impl TrainerConfig {
                 "how long to train? give --max-steps, --epochs or --budget".into(),
             ));
         }
+        self.device.check()?;
         if self.threads > 1024 {
             return refuse(
                 "threads",

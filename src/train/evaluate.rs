@@ -45,6 +45,8 @@ pub struct EvaluateConfig {
     pub max_length: Option<usize>,
     /// Threads; 0: one a core.
     pub threads: usize,
+    /// Where the model computes.
+    pub device: Device,
 }
 
 impl Default for EvaluateConfig {
@@ -60,6 +62,7 @@ impl Default for EvaluateConfig {
             context_length: None,
             max_length: None,
             threads: 0,
+            device: Device::Cpu,
         }
     }
 }
@@ -100,6 +103,7 @@ pub fn run(config: &EvaluateConfig, control: &mut Control<'_>) -> Result<Evaluat
     if config.data.is_empty() {
         return Err(Error::Usage("nothing to evaluate on; give --data FILES".into()));
     }
+    config.device.check()?;
     in_pool(config.threads, || {
         let dir = pretrained::model_dir(&config.from)?;
         let json = folder::read_json(&dir)?;
@@ -128,6 +132,7 @@ pub(super) fn holds(json: &Map<String, Value>, ending: &str) -> bool {
 
 fn language_model(config: &EvaluateConfig, control: &mut Control<'_>) -> Result<Evaluation> {
     let (model, tokenizer) = pretrained::open_language_model(&config.from)?;
+    model.to_device(config.device)?;
     if config.line_by_line {
         return lines(config, model.as_ref(), &tokenizer, control);
     }
@@ -193,6 +198,7 @@ fn lines(
 
 fn classifier(config: &EvaluateConfig, control: &mut Control<'_>) -> Result<Evaluation> {
     let (model, tokenizer) = pretrained::open_classifier(&config.from)?;
+    model.to_device(config.device)?;
     let mut set = config.columns.read(&config.data)?;
     let (unseen, sentence) = align(&mut set, &model.labels);
     if let Some(sentence) = sentence {

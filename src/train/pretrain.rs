@@ -193,11 +193,12 @@ pub fn resume(
 }
 
 /// Settings that a resumed run may change.
-const CHANGEABLE: [&str; 12] = [
+const CHANGEABLE: [&str; 13] = [
     "max_steps",
     "epochs",
     "budget",
     "threads",
+    "device",
     "eval_steps",
     "save_steps",
     "save_total_limit",

@@ -104,6 +104,7 @@ impl<'a, 'c> Trainer<'a, 'c> {
                 Algorithm::Sgd { momentum: config.momentum, nesterov: config.nesterov }
             }
         };
+        task.module().to_device(config.device)?;
         let optimizer = Optimizer::new(algorithm, task.module(), config.weight_decay, |name| {
             task.lr_scale(name)
         });
