@@ -35,7 +35,9 @@ __device__ __forceinline__ float factor(const Attention& a, u64 row, u64 j) {
     if (!a.dropout) return 1.f;
     u32 words[4];
     philox(a.stream, row * ((a.tk + 63) / 64 * 16) + j / 64 * 16 + j % 16, words);
-    return words[j % 64 / 16] >= a.below ? a.kept : 0.f;
+    u32 w = j % 64 / 16; // chosen without an index, so that the words stay in registers
+    u32 word = w == 0 ? words[0] : w == 1 ? words[1] : w == 2 ? words[2] : words[3];
+    return word >= a.below ? a.kept : 0.f;
 }
 // Rows first .. first + 32 of a head to shared memory, zeros beyond the end; a row takes `pitch` floats.
 __device__ __forceinline__ void load_tile(float* tile, const float* from, const Strides& s, u64 b, u64 h, u64 first,
@@ -61,8 +63,10 @@ forward(float* o, float* lse, const float* q, const float* k, const float* v, co
     float *qs = tiles, *ks = qs + TILE * pitch, *vs = ks + TILE * pitch;
     u64 b = blockIdx.x / a.heads, h = blockIdx.x % a.heads, i0 = blockIdx.y * (u64)TILE;
     float most[4], sum[4], acc[4][N];
+#pragma unroll
     for (int r = 0; r < 4; r++) {
         most[r] = -INFINITY, sum[r] = 0.f;
+#pragma unroll
         for (int c = 0; c < N; c++) acc[r][c] = 0.f;
     }
     load_tile(qs, q, a.q, b, h, i0, a.tq, a.d, pitch);
@@ -72,6 +76,7 @@ forward(float* o, float* lse, const float* q, const float* k, const float* v, co
         load_tile(ks, k, a.k, b, h, j0, a.tk, a.d, pitch);
         load_tile(vs, v, a.v, b, h, j0, a.tk, a.d, pitch);
         __syncthreads();
+#pragma unroll
         for (int r = 0; r < 4; r++) {
             u64 i = i0 + warp * 4 + r, j = j0 + lane;
             bool seen = sees(a, padding, b, i, j);
@@ -82,19 +87,23 @@ forward(float* o, float* lse, const float* q, const float* k, const float* v, co
             sum[r] = sum[r] * shrink + warp_sum(p);
             most[r] = top;
             if (seen) p *= factor(a, blockIdx.x * a.tq + i, j);
+#pragma unroll
             for (int c = 0; c < N; c++) acc[r][c] *= shrink;
             for (int l = 0; l < TILE; l++) {
                 float share = __shfl_sync(FULL, p, l);
                 if (share == 0.f) continue; // nobody's value, NaN or not, is multiplied by 0
+#pragma unroll
                 for (int c = 0; c < N; c++)
                     if (lane + 32 * c < (int)a.d) acc[r][c] = fmaf(share, vs[l * pitch + lane + 32 * c], acc[r][c]);
             }
         }
     }
+#pragma unroll
     for (int r = 0; r < 4; r++) {
         u64 i = i0 + warp * 4 + r;
         if (i >= a.tq) continue;
         float scale = sum[r] > 0.f || sum[r] != sum[r] ? 1.f / sum[r] : 0.f;
+#pragma unroll
         for (int c = 0; c < N; c++)
             if (lane + 32 * c < (int)a.d) o[b * a.o.batch + h * a.o.head + i * a.o.row + lane + 32 * c] = acc[r][c] * scale;
         if (lane == 0) lse[blockIdx.x * a.tq + i] = most[r] + logf(sum[r]);
@@ -125,7 +134,9 @@ backward_keys(float* dk, float* dv, const float* d_o, const float* lse, const fl
     float *ks = tiles, *vs = ks + TILE * pitch, *qs = vs + TILE * pitch, *ds = qs + TILE * pitch;
     u64 b = blockIdx.x / a.heads, h = blockIdx.x % a.heads, j0 = blockIdx.y * (u64)TILE;
     float acc_k[4][N], acc_v[4][N];
+#pragma unroll
     for (int r = 0; r < 4; r++)
+#pragma unroll
         for (int c = 0; c < N; c++) acc_k[r][c] = acc_v[r][c] = 0.f;
     load_tile(ks, k, a.k, b, h, j0, a.tk, a.d, pitch);
     load_tile(vs, v, a.v, b, h, j0, a.tk, a.d, pitch);
@@ -136,6 +147,7 @@ backward_keys(float* dk, float* dv, const float* d_o, const float* lse, const fl
         load_tile(qs, q, a.q, b, h, i0, a.tq, a.d, pitch);
         load_tile(ds, d_o, a.d_o, b, h, i0, a.tq, a.d, pitch);
         __syncthreads();
+#pragma unroll
         for (int r = 0; r < 4; r++) {
             u64 i = i0 + lane, j = j0 + warp * 4 + r, row = blockIdx.x * a.tq + i;
             float p = 0.f, kept = 0.f, slope = 0.f;
@@ -148,6 +160,7 @@ backward_keys(float* dk, float* dv, const float* d_o, const float* lse, const fl
             for (int l = 0; l < TILE; l++) {
                 float share = __shfl_sync(FULL, kept, l), turn = __shfl_sync(FULL, slope, l);
                 if (share == 0.f && turn == 0.f) continue;
+#pragma unroll
                 for (int c = 0; c < N; c++)
                     if (lane + 32 * c < (int)a.d) {
                         acc_v[r][c] = fmaf(share, ds[l * pitch + lane + 32 * c], acc_v[r][c]);
@@ -156,9 +169,11 @@ backward_keys(float* dk, float* dv, const float* d_o, const float* lse, const fl
             }
         }
     }
+#pragma unroll
     for (int r = 0; r < 4; r++) {
         u64 j = j0 + warp * 4 + r;
         if (j >= a.tk) continue;
+#pragma unroll
         for (int c = 0; c < N; c++)
             if (lane + 32 * c < (int)a.d) {
                 dk[b * a.dk.batch + h * a.dk.head + j * a.dk.row + lane + 32 * c] = acc_k[r][c];
@@ -177,7 +192,9 @@ backward_queries(float* dq, const float* d_o, const float* lse, const float* del
     float *qs = tiles, *ds = qs + TILE * pitch, *ks = ds + TILE * pitch, *vs = ks + TILE * pitch;
     u64 b = blockIdx.x / a.heads, h = blockIdx.x % a.heads, i0 = blockIdx.y * (u64)TILE;
     float acc[4][N];
+#pragma unroll
     for (int r = 0; r < 4; r++)
+#pragma unroll
         for (int c = 0; c < N; c++) acc[r][c] = 0.f;
     load_tile(qs, q, a.q, b, h, i0, a.tq, a.d, pitch);
     load_tile(ds, d_o, a.d_o, b, h, i0, a.tq, a.d, pitch);
@@ -187,6 +204,7 @@ backward_queries(float* dq, const float* d_o, const float* lse, const float* del
         load_tile(ks, k, a.k, b, h, j0, a.tk, a.d, pitch);
         load_tile(vs, v, a.v, b, h, j0, a.tk, a.d, pitch);
         __syncthreads();
+#pragma unroll
         for (int r = 0; r < 4; r++) {
             u64 i = i0 + warp * 4 + r, j = j0 + lane, row = blockIdx.x * a.tq + i;
             float slope = 0.f;
@@ -197,14 +215,17 @@ backward_queries(float* dq, const float* d_o, const float* lse, const float* del
             for (int l = 0; l < TILE; l++) {
                 float turn = __shfl_sync(FULL, slope, l);
                 if (turn == 0.f) continue;
+#pragma unroll
                 for (int c = 0; c < N; c++)
                     if (lane + 32 * c < (int)a.d) acc[r][c] = fmaf(turn, ks[l * pitch + lane + 32 * c], acc[r][c]);
             }
         }
     }
+#pragma unroll
     for (int r = 0; r < 4; r++) {
         u64 i = i0 + warp * 4 + r;
         if (i >= a.tq) continue;
+#pragma unroll
         for (int c = 0; c < N; c++)
             if (lane + 32 * c < (int)a.d) dq[b * a.dq.batch + h * a.dq.head + i * a.dq.row + lane + 32 * c] = acc[r][c];
     }

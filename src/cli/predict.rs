@@ -17,7 +17,7 @@ use crate::train::predict::{Prediction, Predictor};
 use crate::train::predict_tags::{TagPredictor, TaggedText};
 use crate::train::pretrained::model_dir;
 use crate::train::tagging::tagging_task;
-use crate::{Error, Result};
+use crate::{Device, Error, Result};
 
 /// Predict labels for texts: given here, in a file, or on stdin, one a line; or what fills a [MASK]
 #[derive(Debug, clap::Args)]
@@ -51,6 +51,9 @@ pub struct Predict {
     /// Threads; the result does not depend on it [default: one a core]
     #[arg(long, value_name = "N", value_parser = count)]
     threads: Option<usize>,
+    /// Where to compute: cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    device: Device,
     /// Print one JSON object a line
     #[arg(long)]
     json: bool,
@@ -68,6 +71,8 @@ impl Predict {
     }
 
     fn predict(&self) -> Result<()> {
+        self.device.check()?;
+        self.device.check()?;
         if fill_mask::fills(&self.from)? {
             return self.fill();
         }
@@ -161,12 +166,16 @@ enum Says {
 impl Says {
     fn open(flags: &Predict) -> Result<Says> {
         if tagging_task(&model_dir(&flags.from)?)?.is_some() {
+            if flags.device != Device::Cpu {
+                return Err(Error::Usage("taggers compute on the CPU; leave --device away".into()));
+            }
             return TagPredictor::open(&flags.from, flags.max_length).map(Says::Tags);
         }
         if flags.predicate.is_some() {
             return Err(Error::Usage("--predicate goes with a model of semantic roles".into()));
         }
         let mut predictor = Predictor::open(&flags.from)?;
+        predictor.to_device(flags.device)?;
         predictor.max_length = flags.max_length.unwrap_or(predictor.max_length);
         Ok(Says::Labels(predictor))
     }

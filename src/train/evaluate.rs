@@ -19,6 +19,8 @@ use super::tasks::lm::{self, lm_figures};
 use super::tasks::tag;
 use crate::error::{Error, Result};
 use crate::models::{LanguageModel, ModelConfig, folder};
+use crate::nn::Module;
+use crate::tensor::Device;
 use crate::text::Tokenizer;
 
 /// What to evaluate; the fields are the flags.
@@ -221,6 +223,9 @@ fn classifier(config: &EvaluateConfig, control: &mut Control<'_>) -> Result<Eval
 }
 
 fn tagger(config: &EvaluateConfig, control: &mut Control<'_>) -> Result<Evaluation> {
+    if config.device != Device::Cpu {
+        return Err(Error::Usage("taggers compute on the CPU; leave --device away".into()));
+    }
     let (tagger, reader, kind) = tagging::open(&config.from, config.max_length)?;
     let encoding = config.columns.encoding.as_deref().unwrap_or("utf8").parse()?;
     let set = TagSet::read(kind, &config.data, encoding)?.examples(&reader, tagger.labels())?;

@@ -12,6 +12,8 @@ use super::tasks::classify::logits;
 use crate::autograd::no_grad;
 use crate::error::Result;
 use crate::models::SequenceClassifier;
+use crate::nn::Module;
+use crate::tensor::Device;
 use crate::text::Tokenizer;
 
 /// What a classifier says about one text.
@@ -47,6 +49,14 @@ impl Predictor {
         let (model, tokenizer) = pretrained::open_classifier(path)?;
         let max_length = longest_input(model.body.config());
         Ok(Predictor { model, tokenizer, max_length })
+    }
+
+    /// Moves the model to `device`.
+    ///
+    /// # Errors
+    /// When the device is not there or is full.
+    pub fn to_device(&self, device: Device) -> Result<()> {
+        self.model.to_device(device)
     }
 
     /// The names of the classes.

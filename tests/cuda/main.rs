@@ -10,13 +10,15 @@
 //! | `ops` | does every operation of the registry give what the CPU gives, values and gradients? |
 //! | `training` | do 20 steps of a GPT, an LSTM and a classifier lose what they lose on the CPU? |
 //! | `memory` | pool, copies, errors, ids out of range |
+//! | `compiled` | does nvcc compile every kernel, without spills? |
 
+#[path = "../common/training.rs"]
+mod common;
 #[path = "../registry/samples.rs"]
 #[allow(dead_code)]
 mod samples;
-#[path = "../common/training.rs"]
-mod common;
 
+mod compiled;
 mod memory;
 mod ops;
 mod training;
@@ -51,12 +53,17 @@ fn build() -> Option<PathBuf> {
 
 /// Runs the ignored tests in a process of their own that finds the emulated driver.
 fn run_emulated(order: &str, filter: &[&str]) {
+    run_emulated_with(order, filter, &[]);
+}
+
+fn run_emulated_with(order: &str, filter: &[&str], set: &[(&str, &str)]) {
     let Some(library) = emulator() else { return };
     let status = Command::new(std::env::current_exe().unwrap())
         .args(["--ignored", "--test-threads", "1"])
         .args(filter)
         .env("HANDLOOM_LIBCUDA", library)
         .env("EMU_ORDER", order)
+        .envs(set.iter().copied())
         .status()
         .unwrap();
     assert!(status.success(), "failed with EMU_ORDER={order}; see above");
@@ -77,6 +84,12 @@ fn operations_hold_with_threads_shuffled() {
     run_emulated("2", &["ops::", "--skip", "large"]);
 }
 
+#[test]
+fn products_on_tensor_cores_are_near() {
+    let medium = [("HANDLOOM_CUDA_MATMUL", "medium")];
+    run_emulated_with("2", &["ops::large_products", "training::a_gpt"], &medium);
+}
+
 /// The program's own words when there is no GPU.
 fn complaint(set: &[(&str, &str)]) -> String {
     let mut command = Command::new(std::env::current_exe().unwrap());
@@ -95,4 +108,9 @@ fn each_way_to_be_without_a_gpu_has_its_sentence() {
     assert!(none.contains("finds no GPU"), "{none}");
     let old = complaint(&[("HANDLOOM_LIBCUDA", library), ("EMU_CAPABILITY", "75")]);
     assert!(old.contains("too old: it has compute capability 7.5"), "{old}");
+}
+
+/// Whether products are asked to round their factors to bf16.
+fn tensor_cores() -> bool {
+    std::env::var("HANDLOOM_CUDA_MATMUL").is_ok_and(|value| value == "medium")
 }

@@ -23,7 +23,10 @@ fn values_go_there_and_come_back() {
         assert_eq!(there.device(), GPU);
         let back = there.transpose(0, 1).unwrap().to_device(Device::Cpu).unwrap();
         assert_eq!(back.to_f64_vec().unwrap(), x.t().unwrap().to_f64_vec().unwrap());
-        assert_eq!(there.narrow(1, 7, 3).unwrap().to_f64_vec().unwrap()[3], x.to_f64_vec().unwrap()[107]);
+        assert_eq!(
+            there.narrow(1, 7, 3).unwrap().to_f64_vec().unwrap()[3],
+            x.to_f64_vec().unwrap()[107]
+        );
     }
     let x = Tensor::scalar(2.5, DType::F32).unwrap().to_device(GPU).unwrap();
     assert_eq!(x.item().unwrap(), 2.5);

@@ -1,7 +1,10 @@
 //! Launches of `kernels/gemm.cu`.
 
+use std::sync::OnceLock;
+
 use bytemuck::{Pod, Zeroable};
 
+use super::{pieces, reduce, scratch};
 use crate::cuda::gpu::{Arg, Grid, args, launch};
 use crate::cuda::{Slice, SliceMut};
 
@@ -104,21 +107,64 @@ fn product<T>(
     if k > 0 && (a.data.gpu.is_none() || b.data.gpu.is_none()) {
         return launch("gemm", Grid::rows(1), &[Arg::Elsewhere]);
     }
-    // The large tile needs enough of C to keep the device busy.
-    let (name, tile) = match count * (m / 128) * (n / 128) {
-        0..64 => ("gemm_64", 64),
-        _ => ("gemm_128", 128),
-    };
     let bias = match epilogue {
         Epilogue::None => None,
         Epilogue::Bias(bias) => Some(bias),
     };
+    let tiles = |tile: usize| count * m.div_ceil(tile) * n.div_ceil(tile);
+    let (name, tile) = match precision() {
+        Precision::Medium => ("gemm_mma", 128),
+        // The large tile needs enough of C to keep the device busy.
+        Precision::Highest if tiles(128) >= 96 => ("gemm_128", 128),
+        Precision::Highest => ("gemm_64", 64),
+    };
+    let (splits, piece) = match tiles(tile) {
+        n if n < 96
+            && k >= 1024
+            && count == 1
+            && !accumulate
+            && bias.is_none()
+            && c.len() >= m * ldc =>
+        {
+            pieces(k, n)
+        }
+        _ => (1, 0),
+    };
+    let grid = |z: usize| Grid::blocks([n.div_ceil(tile), m.div_ceil(tile), z], [256, 1, 1]);
+    if splits > 1 && ldc == n {
+        let Some(buffer) = scratch(c.gpu, splits * m * n * size_of::<T>()) else { return };
+        let parts = buffer.slice_mut::<T>(0, splits * m * n);
+        let (a, b) = (Matrix::new(&a, 0, 0), Matrix::new(&b, 0, 0));
+        let (a, b) = (Arg::Bytes(bytemuck::bytes_of(&a)), Arg::Bytes(bytemuck::bytes_of(&b)));
+        let arguments = args![&parts, m * n, n, a, b, m, n, k, piece, 0u32, Arg::Null];
+        launch(name, grid(splits), arguments);
+        return reduce::add_rows(c, parts.read(), splits, m * n);
+    }
     for first in (0..count).step_by(65_535) {
-        let blocks = [n.div_ceil(tile), m.div_ceil(tile), (count - first).min(65_535)];
         let c = c.from(first * c_stride);
         let (a, b) = (Matrix::new(&a, a_stride, first), Matrix::new(&b, b_stride, first));
         let (a, b) = (Arg::Bytes(bytemuck::bytes_of(&a)), Arg::Bytes(bytemuck::bytes_of(&b)));
-        let arguments = args![&c, c_stride, ldc, a, b, m, n, k, u32::from(accumulate), bias];
-        launch(name, Grid::blocks(blocks, [256, 1, 1]), arguments);
+        let accumulate = u32::from(accumulate);
+        let arguments = args![&c, c_stride, ldc, a, b, m, n, k, 0usize, accumulate, bias];
+        launch(name, grid((count - first).min(65_535)), arguments);
     }
+}
+
+/// How products are multiplied.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Precision {
+    /// In f32.
+    Highest,
+    /// Factors rounded to bf16, sums in f32, on tensor cores.
+    Medium,
+}
+
+/// `HANDLOOM_CUDA_MATMUL=medium` asks for tensor cores; they are not the default, for their speed and numbers
+/// have not been measured on a device yet.
+fn precision() -> Precision {
+    static PRECISION: OnceLock<Precision> = OnceLock::new();
+    *PRECISION.get_or_init(|| match std::env::var("HANDLOOM_CUDA_MATMUL").as_deref() {
+        Ok("medium") => Precision::Medium,
+        _ => Precision::Highest,
+    })
 }

@@ -86,5 +86,5 @@ pub fn backward<T>(
 
 /// `y[c] = Σ` over the rows of `parts` `[rows, cols]`, for kernels that leave partial sums.
 pub(super) fn add_rows<T>(mut y: SliceMut<T>, parts: Slice<T>, rows: usize, cols: usize) {
-    stage(&mut y, parts, 1, rows, cols.max(2), 1, rows);
+    stage(&mut y, parts, 1, rows, cols, 1, rows);
 }
