@@ -134,6 +134,7 @@ impl Predict {
     /// A masked language model: for each gap of a text the likeliest pieces.
     fn fill(&self) -> Result<()> {
         let filler = FillMask::open(&self.from)?;
+        filler.to_device(self.device)?;
         let mut texts = self.text.clone();
         if texts.is_empty() {
             let stdin = std::io::stdin().lock().lines();

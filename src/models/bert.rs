@@ -308,9 +308,8 @@ impl LanguageModel for Bert {
             *place = at as u32;
         }
         let hidden = self.hidden(inputs)?.reshape([b * t, self.sizes.hidden_size])?;
-        let targets =
-            targets.reshape(b * t)?.index_select(0, &places)?.to_device(hidden.device())?;
-        let logits = self.logits(&hidden.index_select(0, &places.to_device(hidden.device())?)?)?;
+        let targets = targets.reshape(b * t)?.index_select(0, &places)?;
+        let logits = self.logits(&hidden.index_select(0, &places)?)?;
         ops::cross_entropy(&logits, &targets, options)
     }
 

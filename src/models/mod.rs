@@ -345,8 +345,7 @@ pub(crate) fn at_positions(x: &Tensor, positions: impl Iterator<Item = usize>) -
         ));
     };
     let rows: Vec<u32> = positions.enumerate().map(|(row, at)| (row * t + at) as u32).collect();
-    let rows = Tensor::from_slice(&rows, b)?.to_device(x.device())?;
-    x.reshape([b * t, c])?.index_select(0, &rows)
+    x.reshape([b * t, c])?.index_select(0, &Tensor::from_slice(&rows, b)?)
 }
 
 /// Refuses a text that is longer than the model's positions.

@@ -198,7 +198,7 @@ impl LanguageModel for RnnLm {
         }
         let past: Vec<u32> =
             ends().flat_map(|end| (0..t).map(move |at| u32::from(at >= end))).collect();
-        let past = Tensor::from_slice(&past, [b, t, 1])?.to_device(hidden.device())?;
+        let past = Tensor::from_slice(&past, [b, t, 1])?;
         let share: Vec<f64> = ends().map(|end| 1.0 / end as f64).collect();
         let share = Tensor::from_slice(&share, [b, 1])?.to_dtype(hidden.dtype())?;
         let share = share.to_device(hidden.device())?;

@@ -56,16 +56,14 @@ impl Embedding {
         Ok(Embedding { weight: Parameter::new(weight)?, scope: at.scope() })
     }
 
-    /// ids `[…]` (`u32`) → `[…, embedding_dim]`, on the device of the table; ids may come from main memory.
+    /// ids `[…]` (`u32`) → `[…, embedding_dim]`.
     ///
     /// # Errors
     /// When an id is not below `num_embeddings`.
     #[track_caller]
     pub fn forward(&self, ids: &Tensor) -> Result<Tensor> {
         let _scope = self.scope.enter();
-        let weight = self.weight.tensor();
-        let ids = ids.to_device(weight.device())?;
-        ops::embedding(&weight, &ids)
+        ops::embedding(&self.weight.tensor(), ids)
     }
 
     /// The rows `start..start + len` as they stand, `[len, embedding_dim]`: positions need no list

@@ -64,9 +64,8 @@ impl KvCache {
     /// # Errors
     /// When a row does not exist.
     pub fn reorder(&mut self, rows: &Tensor) -> Result<()> {
-        let rows = rows.to_device(self.keys.device())?;
-        self.keys = self.keys.index_select(0, &rows)?;
-        self.values = self.values.index_select(0, &rows)?;
+        self.keys = self.keys.index_select(0, rows)?;
+        self.values = self.values.index_select(0, rows)?;
         Ok(())
     }
 

@@ -14,7 +14,7 @@ use super::{Dropout, Init, KvCache, Linear, Module, Parameter, Visitor};
 use crate::autograd::Scope;
 use crate::error::{Error, Result};
 use crate::ops::{self, Attention};
-use crate::tensor::{DType, Device, Tensor};
+use crate::tensor::{DType, Tensor};
 
 /// What [`MultiheadAttention::new`] wants to know; defaults are PyTorch's.
 #[derive(Clone, Debug)]
@@ -267,7 +267,7 @@ impl MultiheadAttention {
     fn weights(&self, q: &Tensor, k: &Tensor, call: &AttentionCall<'_>) -> Result<Tensor> {
         let (b, tq, tk, d) = (q.shape()[0], q.shape()[2], k.shape()[2], q.shape()[3]);
         let scores = q.matmul(&k.transpose(2, 3)?)?.mul_scalar(1.0 / (d as f64).sqrt())?;
-        let hidden = hidden_keys(call, b, tq, tk, q.device())?;
+        let hidden = hidden_keys(call, b, tq, tk)?;
         let weights = match &hidden {
             Some(hidden) => {
                 scores.masked_fill(hidden, -1e30)?.softmax(-1)?.masked_fill(hidden, 0.0)?
@@ -283,13 +283,7 @@ impl MultiheadAttention {
 
 /// `[B, 1, Tq, Tk]` (`u32`), 1 where a query does not see a key; `None` where everybody sees
 /// everything.
-fn hidden_keys(
-    call: &AttentionCall<'_>,
-    b: usize,
-    tq: usize,
-    tk: usize,
-    device: Device,
-) -> Result<Option<Tensor>> {
+fn hidden_keys(call: &AttentionCall<'_>, b: usize, tq: usize, tk: usize) -> Result<Option<Tensor>> {
     if !call.causal && call.key_padding_mask.is_none() {
         return Ok(None);
     }
@@ -316,7 +310,7 @@ fn hidden_keys(
             hidden.extend(padding.iter().enumerate().map(|(j, &p)| u32::from(p != 0 || j > last)));
         }
     }
-    Ok(Some(Tensor::from_slice(&hidden, [b, 1, tq, tk])?.to_device(device)?))
+    Ok(Some(Tensor::from_slice(&hidden, [b, 1, tq, tk])?))
 }
 
 impl Module for MultiheadAttention {

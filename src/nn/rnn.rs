@@ -24,7 +24,7 @@ use super::{Dropout, Init, Module, Parameter, Visitor};
 use crate::autograd::Scope;
 use crate::error::{Error, Result};
 use crate::ops::{self, Nonlinearity};
-use crate::tensor::{Device, Tensor};
+use crate::tensor::Tensor;
 
 /// Which recurrence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -270,7 +270,7 @@ impl Recurrent {
         lengths: Option<&[usize]>,
     ) -> Result<(Tensor, RecurrentState)> {
         let (t, b) = (x.shape()[0], x.shape()[1]);
-        let ragged = Ragged::new(lengths, t, b, x.device())?;
+        let ragged = Ragged::new(lengths, t, b)?;
         let zeros;
         let state = match state {
             Some(state) => {
@@ -420,12 +420,7 @@ struct Ragged {
 impl Ragged {
     /// `None` where all rows are full.
     #[track_caller]
-    fn new(
-        lengths: Option<&[usize]>,
-        t: usize,
-        b: usize,
-        device: Device,
-    ) -> Result<Option<Ragged>> {
+    fn new(lengths: Option<&[usize]>, t: usize, b: usize) -> Result<Option<Ragged>> {
         let Some(lengths) = lengths else { return Ok(None) };
         if lengths.len() != b || lengths.iter().any(|&n| n == 0 || n > t) {
             return Err(Error::op(
@@ -450,9 +445,9 @@ impl Ragged {
         Ok(Some(Ragged {
             steps: t,
             batch: b,
-            turned: Tensor::from_slice(&turned, t * b)?.to_device(device)?,
-            last: Tensor::from_slice(&last, b)?.to_device(device)?,
-            past_end: Tensor::from_slice(&past_end, [t, b, 1])?.to_device(device)?,
+            turned: Tensor::from_slice(&turned, t * b)?,
+            last: Tensor::from_slice(&last, b)?,
+            past_end: Tensor::from_slice(&past_end, [t, b, 1])?,
         }))
     }
 

@@ -7,9 +7,7 @@
 //! w′ the smoothed target weights; where nobody else holds the logits it is written over them.
 
 use super::registry::{Entry, ErrorCase, Input, Sample};
-use super::{
-    expect_shape, expect_u32, expect_untracked, one, rows_and_cols, same_device, same_dtype,
-};
+use super::{beside, expect_shape, expect_u32, expect_untracked, one, rows_and_cols, same_dtype};
 use crate::autograd::record;
 use crate::cpu::cross_entropy;
 use crate::cpu::reduce::{self, Reduce};
@@ -68,7 +66,6 @@ const REDUCTIONS: [Reduction; 3] = [Reduction::Mean, Reduction::Sum, Reduction::
 #[track_caller]
 pub fn cross_entropy(logits: &Tensor, targets: &Tensor, options: &CrossEntropy) -> Result<Tensor> {
     expect_u32("cross_entropy", "targets", targets)?;
-    same_device("cross_entropy", logits, targets)?;
     if logits.dtype().is_half() {
         let mut options = options.clone();
         if let Some(weight) = options.weight.take() {
@@ -94,7 +91,7 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor, options: &CrossEntropy) 
         expect_shape("cross_entropy", "the class weights", weight, &[classes])?;
         expect_untracked("cross_entropy", "the class weights", weight)?;
     }
-    let (x, t) = (logits.packed()?, targets.packed()?);
+    let (x, t) = (logits.packed()?, beside(logits, targets)?.packed()?);
     // On a GPU the kernel looks at the targets itself.
     let ids: &[u32] = if t.device() == Device::Cpu { t.slice_ref() } else { &[] };
     let bad = |&&id: &&u32| id as usize >= classes && id != options.ignore_index;

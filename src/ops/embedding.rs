@@ -4,7 +4,7 @@
 //! the order of the tokens: the same bits at any thread count. The gradient is dense.
 
 use super::registry::{Entry, ErrorCase, Input, Sample};
-use super::{expect_u32, one, same_device};
+use super::{beside, expect_u32, one};
 use crate::autograd::record;
 use crate::cpu::{embedding, reduce};
 use crate::error::{Error, Result};
@@ -32,11 +32,10 @@ pub(super) fn check_ids(op: &'static str, ids: &Tensor, rows: usize) -> Result<(
 #[track_caller]
 pub fn embedding(weight: &Tensor, ids: &Tensor) -> Result<Tensor> {
     expect_u32("embedding", "ids", ids)?;
-    same_device("embedding", weight, ids)?;
     let &[vocab, width] = weight.shape() else {
         return Err(Error::op("embedding", format!("weight {:?} is not a matrix", weight.shape())));
     };
-    let ids = ids.packed()?;
+    let ids = beside(weight, ids)?.packed()?;
     check_ids("embedding", &ids, vocab)?;
     let w = weight.packed()?;
     let mut shape = Dims::from_slice(ids.shape());

@@ -10,7 +10,7 @@
 
 use super::embedding::check_ids;
 use super::registry::{Entry, ErrorCase, Input, Sample};
-use super::{around, expect_u32, grads, one_summed, same_device, same_dtype};
+use super::{around, beside, expect_u32, grads, one_summed, same_dtype};
 use crate::autograd::record;
 use crate::cpu::index;
 use crate::error::{Error, Result};
@@ -54,7 +54,6 @@ impl Tensor {
     #[track_caller]
     pub fn index_select(&self, dim: isize, ids: &Tensor) -> Result<Tensor> {
         expect_u32("index_select", "ids", ids)?;
-        same_device("index_select", self, ids)?;
         let axis = self.axis("index_select", dim)?;
         if ids.rank() != 1 {
             return Err(Error::op(
@@ -62,7 +61,7 @@ impl Tensor {
                 format!("ids {:?} are not a vector", ids.shape()),
             ));
         }
-        let (ids, x) = (ids.packed()?, self.packed()?);
+        let (ids, x) = (beside(self, ids)?.packed()?, self.packed()?);
         let (outer, n, inner) = around(self.shape(), axis);
         check_ids("index_select", &ids, n)?;
         let mut shape = Dims::from_slice(self.shape());
@@ -97,10 +96,9 @@ impl Tensor {
     #[track_caller]
     pub fn gather(&self, dim: isize, ids: &Tensor) -> Result<Tensor> {
         expect_u32("gather", "ids", ids)?;
-        same_device("gather", self, ids)?;
         let axis = self.axis("gather", dim)?;
         same_but_axis("gather", self, ids, axis)?;
-        let ids = ids.packed()?;
+        let ids = beside(self, ids)?.packed()?;
         check_ids("gather", &ids, self.shape()[axis])?;
         record("gather", &[self])
             .save(&[&ids])
@@ -130,7 +128,6 @@ impl Tensor {
     #[track_caller]
     pub fn scatter_add(&self, dim: isize, ids: &Tensor, src: &Tensor) -> Result<Tensor> {
         expect_u32("scatter_add", "ids", ids)?;
-        same_device("scatter_add", self, ids)?;
         same_dtype("scatter_add", self, src)?;
         let axis = self.axis("scatter_add", dim)?;
         same_but_axis("scatter_add", self, ids, axis)?;
@@ -139,7 +136,7 @@ impl Tensor {
             let (x, src) = (self.to_dtype(DType::F32)?, src.to_dtype(DType::F32)?);
             return x.scatter_add(dim, ids, &src)?.to_dtype(self.dtype());
         }
-        let (ids, added) = (ids.packed()?, src.packed()?);
+        let (ids, added) = (beside(self, ids)?.packed()?, src.packed()?);
         let (outer, n, inner) = around(self.shape(), axis);
         check_ids("scatter_add", &ids, n)?;
         let mut y = self.copy()?;

@@ -97,6 +97,11 @@ fn same_device(op: &'static str, a: &Tensor, b: &Tensor) -> Result<()> {
     ))
 }
 
+/// Ids, targets or a mask on the device of `x`: they may come from main memory, where batches are made.
+fn beside(x: &Tensor, ids: &Tensor) -> Result<Tensor> {
+    ids.moved(x.device())
+}
+
 /// Refuses two inputs of different dtype or on different devices.
 #[track_caller]
 fn same_dtype(op: &'static str, a: &Tensor, b: &Tensor) -> Result<()> {

@@ -11,7 +11,7 @@
 
 use super::dropout::{key_from_ints, key_to_ints};
 use super::registry::{Entry, ErrorCase, Input, Sample};
-use super::{expect_shape, expect_u32, grads, one, same_device, same_dtype};
+use super::{beside, expect_shape, expect_u32, grads, one, same_dtype};
 use crate::autograd::{Context, record};
 use crate::cpu::attention::{self, Shape, Strides};
 use crate::cpu::philox::Key;
@@ -111,7 +111,6 @@ fn plan(q: &Tensor, shape: Shape, options: &Attention) -> Result<(Plan, Option<T
     let mask = options.key_padding_mask.as_ref();
     if let Some(mask) = mask {
         expect_u32(OP, "key_padding_mask", mask)?;
-        same_device(OP, q, mask)?;
         expect_shape(OP, "key_padding_mask", mask, &[shape.batch, shape.tk])?;
     }
     if options.causal && shape.tq > shape.tk {
@@ -132,7 +131,7 @@ fn plan(q: &Tensor, shape: Shape, options: &Attention) -> Result<(Plan, Option<T
     let scale = options.scale.unwrap_or(1.0 / (shape.d.max(1) as f64).sqrt());
     Ok((
         Plan { shape, causal: options.causal, scale, dropout },
-        mask.map(Tensor::packed).transpose()?,
+        mask.map(|mask| beside(q, mask)?.packed()).transpose()?,
     ))
 }
 

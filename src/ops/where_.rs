@@ -4,7 +4,7 @@
 //! `masked_fill(mask, v)` is `mask ? v : x`. Masks are `u32`, any value but 0 counts as true.
 
 use super::registry::{Entry, ErrorCase, Input, Sample};
-use super::{expect_u32, grads, same_device, same_dtype};
+use super::{beside, expect_u32, grads, same_dtype};
 use crate::autograd::record;
 use crate::cpu::binary;
 use crate::error::{Error, Result};
@@ -17,7 +17,7 @@ use crate::tensor::{DType, Tensor, broadcast_shapes, kernel};
 #[track_caller]
 pub fn where_(cond: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     expect_u32("where", "the condition", cond)?;
-    same_device("where", cond, a)?;
+    let cond = &beside(a, cond)?;
     same_dtype("where", a, b)?;
     if a.dtype().is_half() {
         let (a32, b32) = (a.to_dtype(DType::F32)?, b.to_dtype(DType::F32)?);

@@ -58,6 +58,14 @@ impl FillMask {
         Ok(FillMask { model, tokenizer, candidates: 5 })
     }
 
+    /// Moves the model to `device`.
+    ///
+    /// # Errors
+    /// When the device is not there or is full.
+    pub fn to_device(&self, device: crate::Device) -> Result<()> {
+        self.model.to_device(device)
+    }
+
     /// Fills each `[MASK]` of the text, each as if the others stayed open.
     ///
     /// # Errors

@@ -296,7 +296,7 @@ pub fn evaluate(
         let gold: Vec<u32> = chunk.iter().map(|&i| examples.labels[i]).collect();
         no_grad(|| -> Result<()> {
             let logits = logits(model, &rows, pad_id)?;
-            let targets = Tensor::from_slice(&gold, gold.len())?.to_device(logits.device())?;
+            let targets = Tensor::from_slice(&gold, gold.len())?;
             let loss = cross_entropy(&logits, &targets, &options)?;
             for (&i, loss) in chunk.iter().zip(loss.to_f64_vec()?) {
                 losses[i] = loss;
@@ -349,7 +349,7 @@ impl Task for ClassifyTask {
             weight: weights,
             ..CrossEntropy::default()
         };
-        let targets = Tensor::from_slice(&gold, gold.len())?.to_device(logits.device())?;
+        let targets = Tensor::from_slice(&gold, gold.len())?;
         let loss = cross_entropy(&logits, &targets, &options)?;
         let tokens = rows.iter().map(|row| row.ids.len() as u64).sum();
         Ok(Loss { loss, count: gold.len() as u64, tokens })

@@ -164,12 +164,10 @@ fn masked_loss(
     let hidden = model.hidden(&Inputs::new(&gaps.ids))?;
     let width = hidden.size(-1)?;
     let rows = hidden.reshape([hidden.numel() / width, width])?;
-    let (places, targets) =
-        (gaps.places.to_device(rows.device())?, gaps.targets.to_device(rows.device())?);
-    let logits = model.logits(&rows.index_select(0, &places)?)?;
+    let logits = model.logits(&rows.index_select(0, &gaps.places)?)?;
     let options = CrossEntropy { label_smoothing: smoothing, ..CrossEntropy::default() };
     let count = gaps.targets.numel() as u64;
-    Ok((cross_entropy(&logits, &targets, &options)?, count))
+    Ok((cross_entropy(&logits, &gaps.targets, &options)?, count))
 }
 
 /// Evaluates a model on all windows: the summed loss in nats and the number of targets. A recurrent model
@@ -185,9 +183,7 @@ pub fn evaluate(
     masking: Option<&Masking>,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<(f64, u64)> {
-    let loss_of = |logits: &Tensor, targets: &Tensor| {
-        cross_entropy(logits, &targets.to_device(logits.device())?, &CrossEntropy::default())
-    };
+    let options = CrossEntropy::default();
     let (mut sum, mut count, mut seen) = (0.0, 0, 0);
     let mut add = |loss: Tensor, n: u64, read: usize| -> Result<()> {
         sum += loss.item()? * n as f64;
@@ -204,7 +200,7 @@ pub fn evaluate(
                     let (inputs, targets) = windows.lane_batch(&lanes, i)?;
                     let logits = model.logits(&model.hidden_with_state(&inputs, &mut state)?)?;
                     let n = targets.numel();
-                    add(loss_of(&logits, &targets)?, n as u64, n)?;
+                    add(cross_entropy(&logits, &targets, &options)?, n as u64, n)?;
                 }
             }
             return Ok(());
@@ -220,7 +216,7 @@ pub fn evaluate(
                 }
                 None => {
                     let logits = model.logits(&model.hidden(&Inputs::new(&inputs))?)?;
-                    add(loss_of(&logits, &targets)?, read as u64, read)?;
+                    add(cross_entropy(&logits, &targets, &options)?, read as u64, read)?;
                 }
             }
         }
@@ -275,7 +271,7 @@ impl Task for LmTask {
             CrossEntropy { label_smoothing: self.label_smoothing, ..CrossEntropy::default() };
         let logits = self.model.logits(&hidden)?;
         drop(hidden);
-        let loss = cross_entropy(&logits, &targets.to_device(logits.device())?, &options)?;
+        let loss = cross_entropy(&logits, &targets, &options)?;
         Ok(Loss { loss, count: tokens, tokens })
     }
 
