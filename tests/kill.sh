@@ -35,20 +35,21 @@ while [ "$points" -lt "$wanted" ]; do
     # openat is mostly the loader's; step through it faster.
     n=$round; [ "$call" = openat ] && n=$((round * 3))
     rm -rf run
-    strace -f -qq -o /dev/null -e trace="$call" -e inject="$call:$effect:when=$n" \
-      "$program" pretrain --train text.txt --out run $flags >out 2>&1
+    { strace -f -qq -o /dev/null -e trace="$call" -e inject="$call:$effect:when=$n" \
+      "$program" pretrain --train text.txt --out run $flags >out 2>&1; } 2>/dev/null
     code=$?
     [ $code -eq 0 ] && continue
     any=1 points=$((points + 1))
     if [ $code -ne 137 ] && [ $code -ne 3 ] && [ $code -ne 1 ]; then
       echo "$kind at $n: exit code $code"; cat out; failed=$((failed + 1))
     fi
-    if [ -d run/checkpoints ]; then
-      "$program" pretrain --resume run --quiet >out 2>&1
-    else
-      rm -rf run; "$program" pretrain --train text.txt --out run $flags >out 2>&1
-    fi
+    "$program" pretrain --resume run --quiet >out 2>&1
     code=$?
+    # Stopped as it began: then there is nothing to go on with, and nothing in the way of a new start.
+    if [ $code -eq 3 ] && grep -q "no run" out; then
+      "$program" pretrain --train text.txt --out run $flags >out 2>&1
+      code=$?
+    fi
     if [ $code -ne 0 ] || grep -q damaged out || [ "$(ending run)" != "$expected" ]; then
       echo "$kind at $n: the resumed run differs (exit code $code)"; cat out; failed=$((failed + 1))
     fi

@@ -67,13 +67,15 @@ impl RunFolder {
     pub fn create(dir: &Path, fs: Arc<dyn Fs>) -> Result<RunFolder> {
         fs.create_dir_all(dir).map_err(|e| Error::io(dir, "create the folder", e))?;
         let lock = Lock::take(dir)?;
-        if fs.exists(&dir.join("checkpoints")) || fs.exists(&dir.join(LOG)) {
+        // An empty folder checkpoints/ alone is what a run leaves that was stopped as it began.
+        let checkpoints = dir.join("checkpoints");
+        let begun = fs.list(&checkpoints).is_ok_and(|names| !names.is_empty());
+        if begun || fs.exists(&dir.join(LOG)) || fs.exists(&dir.join("config.toml")) {
             return Err(Error::Usage(format!(
                 "{} holds a run already; go on with it by --resume, or choose another --out",
                 dir.display()
             )));
         }
-        let checkpoints = dir.join("checkpoints");
         fs.create_dir_all(&checkpoints)
             .map_err(|e| Error::io(&checkpoints, "create the folder", e))?;
         Ok(RunFolder { dir: dir.to_owned(), fs, log_len: 0, _lock: lock })
@@ -390,8 +392,10 @@ fn verify(dir: &Path, fs: &dyn Fs) -> std::result::Result<(u64, Vec<String>), St
     let mut names = Vec::new();
     for file in files.ok_or_else(damaged)? {
         let name = file["name"].as_str().ok_or_else(damaged)?;
-        if name.contains(['/', '\\', ':'])
-            || name.starts_with('.')
+        // A file of this folder or of one in it, and nowhere else.
+        let plain = |part: &str| !(part.is_empty() || part.starts_with('.'));
+        if name.contains(['\\', ':'])
+            || !name.split('/').all(plain)
             || names.iter().any(|n| n == name)
         {
             return Err(damaged());
@@ -450,6 +454,7 @@ mod tests {
     fn save(run: &mut RunFolder, step: u64, keep: usize) -> PathBuf {
         run.save(step, keep, |write| {
             write("a.bin", &[step as u8; 10])?;
+            write("inner/c.bin", b"c")?;
             write("b.json", b"{}")
         })
         .unwrap()
