@@ -11,6 +11,7 @@ use handloom::text::conll::TaggedSet;
 use handloom::text::hash::{fold, hash_bytes};
 use handloom::text::labelled::{LabelledSet, ReadOptions};
 use handloom::text::srl::SrlSet;
+use handloom::text::word_vocabulary::WordVocabulary;
 use handloom::text::{Encoding, TokenFile, Tokenizer, decode_bytes};
 use handloom::train::checkpoint;
 use handloom::train::config;
@@ -22,7 +23,7 @@ use serde_json::{Map, Value, json};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     ("safetensors", safetensors),
     ("config", model_config),
     ("tokenizer", tokenizer),
@@ -31,6 +32,7 @@ pub const TARGETS: [Target; 9] = [
     ("labelled", labelled),
     ("conll", conll),
     ("srl", srl),
+    ("words", words),
     ("settings", settings),
 ];
 
@@ -184,6 +186,15 @@ pub fn srl(bytes: &[u8]) {
     }
 }
 
+/// What is accepted comes back from its own text.
+pub fn words(bytes: &[u8]) {
+    let Some(text) = text(bytes) else { return };
+    if let Ok(vocabulary) = WordVocabulary::from_json(&text, "fuzz") {
+        assert!(vocabulary.characters() > 0 && !vocabulary.tables().iter().any(|(_, n)| *n == 0));
+        assert!(WordVocabulary::from_json(&vocabulary.to_json(), "fuzz").is_ok());
+    }
+}
+
 pub fn settings(bytes: &[u8]) {
     let Some(text) = text(bytes) else { return };
     if let Ok(pairs) = handloom::cli::layers::parse("fuzz", &text) {
@@ -256,6 +267,9 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         "srl" => texts(&[
             "# d 0 get.01\n#\t0\tB-ARG0\ncan\t0\tI-ARG0\nget\t1\tB-V\n,\t0\tO\n",
             "# d 0\n#\tX\t-\t(ARG0*\t*\ncan\tX\t-\t*)\t*\nget\tX\tget.01\t(V*)\t(ARG1*)\n,\tX\tbe.01\t*\t(V*)\n",
+        ]),
+        "words" => texts(&[
+            r#"{"columns":["word","before","flag"],"tables":{"word":{"entries":["a","b"],"counts":[2,1]},"pair":{"entries":["a\u0001b"],"counts":[2]},"flag":{"entries":["0","1"],"counts":[3,1]}},"characters":["a","b"]}"#,
         ]),
         _ => texts(&[
             "# a run\nmodel = \"gpt\"\nmax_steps = 100\nlearning_rate = 1e-3\ntrain = [\"a.txt\", 'b.txt']\n",

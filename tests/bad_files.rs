@@ -19,6 +19,7 @@ use handloom::text::conll::TaggedSet;
 use handloom::text::hash::{fold, hash_bytes};
 use handloom::text::labelled::{LabelledSet, ReadOptions};
 use handloom::text::srl::SrlSet;
+use handloom::text::word_vocabulary::WordVocabulary;
 use handloom::text::{Encoding, TokenFile, Tokenizer, read_text};
 use handloom::train::checkpoint;
 use handloom::train::fsx::Disk;
@@ -284,6 +285,31 @@ fn model_folders() {
     ] {
         index(text);
         refused(text, words, read);
+    }
+    // An adapter of PEFT.
+    let adapter = Folder::new();
+    let read_adapter = || folder::load_pretrained(&adapter.0, 0).map(drop);
+    let lora =
+        json!({"peft_type": "LORA", "r": 4, "lora_alpha": 8, "base_model_name_or_path": "x"});
+    let with = |key: &str, value: Value| {
+        let mut all = lora.clone();
+        all[key] = value;
+        all.to_string()
+    };
+    for (text, words) in [
+        ("".into(), "adapter_config.json & not JSON & empty"),
+        ("[]".into(), "adapter_config.json & not a JSON object"),
+        ("{\"r\": 1, \"r\": 2}".into(), "adapter_config.json & \"r\" occurs twice"),
+        ("{}".into(), "peft_type is nothing"),
+        (with("peft_type", "IA3".into()), "peft_type is IA3; LORA is read here"),
+        (with("use_dora", true.into()), "use_dora is set"),
+        (with("base_model_name_or_path", 3.into()), "no such folder"),
+        (with("base_model_name_or_path", "../../etc".into()), "`../../etc` & no such folder"),
+        (lora.to_string(), "`x` & no such folder"),
+        (with("base_model_name_or_path", folder.0.display().to_string().into()), "read"),
+    ] {
+        adapter.write("adapter_config.json", &text);
+        refused(&text, words, read_adapter);
     }
     // Labels of a classifier.
     let read = || handloom::models::SequenceClassifier::from_pretrained(&folder.0).map(drop);
@@ -641,6 +667,32 @@ fn label_files() {
     }
 }
 
+fn word_vocabularies() {
+    let table = r#"{"entries":["a"],"counts":[1]}"#;
+    let whole = |columns: &str, tables: &str| {
+        format!("{{\"columns\":{columns},\"tables\":{tables},\"characters\":[\"a\"]}}")
+    };
+    let good = whole("[\"word\"]", &format!("{{\"word\":{table}}}"));
+    WordVocabulary::from_json(&good, "v").unwrap();
+    for (text, words) in [
+        ("".into(), "empty"),
+        ("[]".into(), "invalid"),
+        ("{}".into(), "missing field"),
+        (good.replace("\"characters\"", "\"columns\""), "\"columns\" occurs twice"),
+        (good.replace("[1]", "[1,2]"), "the table `word` is missing or cut"),
+        (good.replace("[1]", "[]"), "the table `word` is missing or cut"),
+        (good.replace("[1]", "[-1]"), "invalid value"),
+        (whole("[\"word\",\"shape\"]", &format!("{{\"word\":{table}}}")), "`shape` is missing"),
+        (whole("[\"wort\"]", "{}"), "unknown variant `wort`"),
+        (whole("[\"word\"]", "{}"), "`word` is missing"),
+        (good.replace("[\"a\"]}", "[\"ab\"]}"), "invalid value"),
+    ] {
+        refused(&text, &format!("v: not the vocabulary of a tagger & {words}"), || {
+            WordVocabulary::from_json(&text, "v")
+        });
+    }
+}
+
 fn tagged_files() {
     for (text, words) in [
         ("", "no sentence"),
@@ -744,16 +796,24 @@ fn every_bad_file_is_refused_with_a_sentence() {
             eprintln!("{info}");
         }
     }));
-    weight_files();
-    configurations();
-    model_folders();
-    tokenizers();
-    token_files();
-    manifests();
-    text_files();
-    label_files();
-    tagged_files();
-    settings();
+    let readers: [(&str, fn()); 11] = [
+        ("safetensors", weight_files),
+        ("config.json", configurations),
+        ("model folders", model_folders),
+        ("tokenizer.json", tokenizers),
+        ("token files", token_files),
+        ("manifests", manifests),
+        ("texts", text_files),
+        ("labels", label_files),
+        ("tags and roles", tagged_files),
+        ("word vocabularies", word_vocabularies),
+        ("settings", settings),
+    ];
+    for (name, read) in readers {
+        let before = CASES.load(Ordering::Relaxed);
+        read();
+        println!("{name}: {}", CASES.load(Ordering::Relaxed) - before);
+    }
     let (cases, wrong) = (CASES.load(Ordering::Relaxed), WRONG.lock().unwrap());
     assert!(wrong.is_empty(), "{} of {cases} cases:\n{}", wrong.len(), wrong.join("\n"));
     println!("{cases} bad files, each refused with the message expected");

@@ -152,8 +152,9 @@ pub(super) fn adapter(dir: &Path) -> Result<Option<Adapter>> {
         return Ok(None);
     }
     let bad = |text: String| Error::Data(format!("{}: {text}", path.display()));
-    let json: Map<String, Value> = serde_json::from_slice(&read(&path)?)
-        .map_err(|e| bad(format!("not a JSON object: {e}")))?;
+    let Value::Object(json) = crate::json::parse(&read(&path)?).map_err(bad)? else {
+        return Err(bad("not a JSON object".into()));
+    };
     let text = |key: &str| json.get(key).and_then(Value::as_str);
     if text("peft_type") != Some("LORA") {
         let kind = text("peft_type").unwrap_or("nothing");

@@ -226,7 +226,8 @@ impl WordVocabulary {
         let bad =
             |why: String| Error::Data(format!("{name}: not the vocabulary of a tagger: {why}"));
         let mut vocabulary: WordVocabulary =
-            serde_json::from_str(text).map_err(|e| bad(e.to_string()))?;
+            serde_json::from_value(crate::json::parse(text.as_bytes()).map_err(bad)?)
+                .map_err(|e| bad(e.to_string()))?;
         for column in &vocabulary.columns {
             match vocabulary.tables.get(column.table()) {
                 Some(table) if table.counts.len() == table.entries.len() => {}
