@@ -10,6 +10,7 @@ median of the ratios is told with the smallest and the largest. A ratio above 1:
   python3 benches/peers/run.py --only gemm,train --rounds 9
   python3 benches/peers/run.py --peer crates --only gemm     candle, gemm (built from crates/)
   python3 benches/peers/run.py --markdown table.md           also as a table for docs/
+  python3 benches/peers/run.py --memory                      peak memory of the training steps
 
 Flags of a peer's other settings are its environment: for AVX2 on both sides
   HANDLOOM_ISA=avx2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 …
@@ -41,6 +42,25 @@ def rows(command):
     return table
 
 
+def peak_memory(command):
+    """MiB that a process held at most (its resident set), libraries and all."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"run.py: {' '.join(map(str, command))} failed")
+    return usage.ru_maxrss / (1024 if sys.platform != "darwin" else 1024 * 1024)
+
+
+def memory(args, threads):
+    """A table of both sides' peak memory in training."""
+    print("| train_step, peak memory | ours | torch | ours / torch |\n|---|---|---|---|")
+    for model in ("char-cpu", "char-gpu", "bpe-small", "gpt2-124m"):
+        flags = ["--only", "train", "--shapes", model, *threads]
+        ours = peak_memory([args.handloom, "bench", "--no-roofs", "--unchecked", *flags])
+        theirs = peak_memory([args.python, HERE / "torch_rows.py", "--dtypes", "f32", *flags])
+        print(f"| {model} | {ours:.0f} MiB | {theirs:.0f} MiB | {ours / theirs:.2f} |", flush=True)
+
+
 def speed(row):
     """The figure of a row in its unit."""
     if row.get("tokens_per_s"):
@@ -59,6 +79,7 @@ def main():
     parser.add_argument("--handloom", default=ROOT / "target/release/handloom")
     parser.add_argument("--crates", default=HERE / "crates/target/release/handloom-peers")
     parser.add_argument("--python", default=sys.executable, help="one that has torch")
+    parser.add_argument("--memory", action="store_true", help="measure memory instead of time")
     parser.add_argument("--markdown", help="write the table here")
     args = parser.parse_args()
     known = GROUPS if args.peer == "torch" else ["gemm", "train"]
@@ -68,6 +89,8 @@ def main():
             sys.exit(f"run.py: no group {group} for {args.peer}; there are {', '.join(known)}")
 
     threads = ["--threads", str(args.threads)]
+    if args.memory:
+        return memory(args, threads)
     ours = lambda group: [args.handloom, "bench", "--json", "--no-roofs", "--only", group, *threads]
     if args.peer == "torch":
         theirs = lambda group: [args.python, HERE / "torch_rows.py", "--only", group, *threads]

@@ -77,7 +77,7 @@ pub struct Work {
     cost: Cost,
     tolerance: f64,
     run: Box<dyn FnMut() -> Result<Outputs>>,
-    error: Distance,
+    error: Option<Distance>,
 }
 
 /// How far the outputs are from what they should be.
@@ -92,7 +92,7 @@ impl Work {
         run: impl FnMut() -> Result<Outputs> + 'static,
         error: impl FnOnce(&Outputs) -> Result<f64> + 'static,
     ) -> Work {
-        Work { cost, tolerance, run: Box::new(run), error: Box::new(error) }
+        Work { cost, tolerance, run: Box::new(run), error: Some(Box::new(error)) }
     }
 
     /// What it has to do.
@@ -108,13 +108,13 @@ impl Work {
         (self.run)().map(drop)
     }
 
-    /// Does it once and compares: the error, and what is left to be timed.
+    /// Does it for the first time and compares: how far it is off. Later calls say 0.
     ///
     /// # Errors
     /// [`Error::Failed`] when the outputs are further from the reference than they may be.
-    pub fn checked(mut self, name: &str) -> Result<(f64, Checked)> {
+    pub fn check(&mut self, name: &str) -> Result<f64> {
         let outputs = (self.run)()?;
-        let error = (self.error)(&outputs)?;
+        let error = self.error.take().map_or(Ok(0.0), |error| error(&outputs))?;
         if error.is_nan() || error > self.tolerance {
             return Err(Error::Failed(format!(
                 "{name}: the result is wrong: it differs from the f64 reference by {error:.1e} of the \
@@ -122,14 +122,8 @@ impl Work {
                 self.tolerance
             )));
         }
-        Ok((error, Checked { cost: self.cost, run: self.run }))
+        Ok(error)
     }
-}
-
-/// Work whose result has been found right.
-pub struct Checked {
-    cost: Cost,
-    run: Box<dyn FnMut() -> Result<Outputs>>,
 }
 
 /// One line of the list: a name, and how to make its work.
@@ -178,7 +172,7 @@ impl Case {
     }
 }
 
-/// Checks one case and times it on the threads of the pool this is called in.
+/// Checks one case (unless the effort says otherwise) and times it on the threads of the pool this is called in.
 ///
 /// # Errors
 /// When the result is wrong, or the speed is above the roof, which is impossible: then the work was
@@ -186,7 +180,8 @@ impl Case {
 pub fn measure(case: &Case, roofs: &Roofs, effort: Effort) -> Result<Row> {
     let threads = rayon::current_num_threads();
     let name = case.name();
-    let (error, mut work) = case.make()?.checked(&name)?;
+    let mut work = case.make()?;
+    let error = effort.checked.then(|| work.check(&name)).transpose()?;
     let limit = roofs.limit(&work.cost, case.dtype, threads);
     let mut yardstick = roofs.yardstick(&limit);
     let mut failure = None;

@@ -409,9 +409,9 @@ fn memory_levels(threads: usize, effort: Effort) -> Vec<MemoryLevel> {
         below = size;
     }
     let largest = sizes.iter().copied().max().unwrap_or(0);
-    let quick = effort.seconds < 0.01;
+    let tiny = effort.seconds == 0.0;
     // Four times the last cache, within a gigabyte.
-    let probe = if quick { 8 << 20 } else { (4 * largest).clamp(64 << 20, 1 << 30) };
+    let probe = if tiny { 8 << 20 } else { (4 * largest).clamp(64 << 20, 1 << 30) };
     levels.push(MemoryLevel { name: "DRAM", size: usize::MAX / 1024, private: false, probe });
     levels
 }

@@ -7,7 +7,7 @@ use super::terminal::{self, To, bold, dim, green, note, out, red};
 use super::values::count;
 use super::{machine, roofline};
 use crate::bench::compare::{self, Comparison, Verdict};
-use crate::bench::ladder::{self, NAMES};
+use crate::bench::ladder;
 use crate::bench::measure::{Effort, Row};
 use crate::bench::roof::{Kind, NOISE, Roofs};
 use crate::bench::{Case, cases, measure};
@@ -33,6 +33,9 @@ pub struct Bench {
     /// Groups, or operations by the beginning of their name
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     only: Vec<String>,
+    /// Only these shapes, as rows write them: 512x512x512, char-cpu
+    #[arg(long, value_name = "SHAPES", value_delimiter = ',')]
+    shapes: Vec<String>,
     /// Small shapes and few samples
     #[arg(long)]
     quick: bool,
@@ -40,7 +43,7 @@ pub struct Bench {
     #[arg(long, value_name = "N", value_parser = count)]
     threads: Option<usize>,
     /// One operation from its formula to its kernel: gemm, attention, layer_norm, softmax, lstm
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["only", "compare", "svg", "json"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["only", "shapes", "compare", "svg", "json", "unchecked"])]
     ladder: Option<String>,
     /// Compare with the rows of an earlier --json
     #[arg(long, value_name = "FILE")]
@@ -51,6 +54,9 @@ pub struct Bench {
     /// Leave the roofs out: times alone, sooner
     #[arg(long, conflicts_with = "svg")]
     no_roofs: bool,
+    /// Do not compare results with their references: for profilers and memory figures
+    #[arg(long)]
+    unchecked: bool,
     /// Print one JSON object a row
     #[arg(long)]
     json: bool,
@@ -60,66 +66,79 @@ impl Bench {
     /// Measures and prints.
     pub fn run(self) -> Result<()> {
         // What is wrong with the flags is said before two minutes of measuring.
-        let selected = select(&self.only, self.quick)?;
-        if let Some(name) = &self.ladder
-            && !NAMES.contains(&name.as_str())
-        {
-            ladder::ladder(name, true)?;
+        let selected = select(&self.only, &self.shapes, self.quick)?;
+        if let Some(name) = &self.ladder {
+            ladder::check(name)?;
         }
-        let old = match &self.compare {
-            Some(path) => {
-                let rows = compare::read(path)?;
-                compare::same_machine(path, &rows, &machine::cpu(), level().name())?;
-                Some((path.as_path(), rows))
-            }
-            None => None,
-        };
-        if let Some(svg) = &self.svg {
-            let folder = svg.parent().filter(|folder| !folder.as_os_str().is_empty());
-            if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
-                let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
-                return Err(Error::io(folder, "write into the folder", missing));
-            }
+        let folder = self.svg.as_deref().and_then(Path::parent).filter(|f| *f != Path::new(""));
+        if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+            let missing = std::io::ErrorKind::NotFound.into();
+            return Err(Error::io(folder, "write into the folder", missing));
         }
         if cfg!(debug_assertions) {
             terminal::warning("this is a debug build; its times mean nothing (use --release)");
         }
-        in_pool(self.threads.unwrap_or(0), || self.measure(&selected, old.as_ref()))?
+        in_pool(self.threads.unwrap_or(0), || self.measure(&selected))?
     }
 
-    fn measure(&self, selected: &[Case], old: Option<&(&Path, Vec<Row>)>) -> Result<()> {
-        let effort = if self.quick { Effort::quick() } else { Effort::full() };
+    fn measure(&self, selected: &[Case]) -> Result<()> {
         let threads = rayon::current_num_threads();
-        let (_, rows) = old.map_or((None, &[][..]), |(path, rows)| (Some(path), rows));
-        let matching = |row: &Row| rows.iter().find(|old| old.key() == row.key());
-        if let Some((path, rows)) = old
-            && !rows.iter().any(|row| {
-                selected
-                    .iter()
-                    .any(|case| (row.op.as_str(), row.shape.as_str()) == (case.op, &*case.shape))
-                    && row.threads == threads
-            })
-        {
-            return Err(Error::Data(format!(
-                "{}: none of its rows is measured here (its first: {} on {} threads; here {threads} \
-                 threads)",
-                path.display(),
-                rows[0].name(),
-                rows[0].threads
-            )));
+        let earlier = self.compare.as_deref().map(|path| Earlier::read(path, selected, threads));
+        let earlier = earlier.transpose()?;
+        let effort = if self.quick { Effort::quick() } else { Effort::full() };
+        let effort = Effort { checked: !self.unchecked, ..effort };
+        let roofs = self.roofs(effort, threads);
+        if let Some(name) = &self.ladder {
+            return climb(name, self.quick, &roofs, effort, threads);
         }
-        let roofs = if self.no_roofs {
-            Roofs::unmeasured()
-        } else {
-            note(dim(To::Stderr, "measuring the roofs of this machine …"));
-            Roofs::measure(effort)
+        if !self.json {
+            out("");
+            out(dim(To::Stdout, head(earlier.is_some())));
+        }
+        let one = |case: &Case| -> Result<(Row, Option<Comparison>)> {
+            let row = Row { cpu: machine::cpu(), ..measure(case, &roofs, effort)? };
+            let comparison = earlier.as_ref().and_then(|earlier| earlier.compare(&row));
+            Ok((row, comparison))
         };
+        let mut all = Vec::new();
+        for case in selected {
+            let (row, comparison) = one(case)?;
+            self.print(&row, comparison.as_ref());
+            all.push((row, comparison));
+        }
+        for (case, (row, comparison)) in selected.iter().zip(&mut all) {
+            // What came out slower is looked at again. Slow once and not slow once: nobody knows.
+            if let Some(Comparison { verdict: verdict @ Verdict::Slow, .. }) = comparison {
+                let (second, again) = one(case)?;
+                if again.is_some_and(|again| again.verdict != Verdict::Slow) {
+                    *verdict = Verdict::Unsure;
+                }
+                *row = second;
+                self.print(row, comparison.as_ref());
+            }
+        }
+        if let Some(path) = &self.svg {
+            let rows: Vec<Row> = all.iter().map(|(row, _)| row.clone()).collect();
+            let drawing = roofline::draw(&machine::cpu(), &roofs, &rows);
+            std::fs::write(path, drawing).map_err(|e| Error::io(path, "write", e))?;
+            note(format_args!("drawn: {}", path.display()));
+        }
+        earlier.map_or(Ok(()), |earlier| earlier.conclude(&all))
+    }
+
+    /// Measures the roofs and prints them.
+    fn roofs(&self, effort: Effort, threads: usize) -> Roofs {
+        if self.no_roofs {
+            return Roofs::unmeasured();
+        }
+        note(dim(To::Stderr, "measuring the roofs of this machine …"));
+        let roofs = Roofs::measure(effort);
         if self.json {
             roofs.list.iter().for_each(|roof| out(roof.json()));
         } else {
             print_roofs(&roofs, threads);
         }
-        if !roofs.steady() && !self.no_roofs {
+        if !roofs.steady() {
             note(format_args!(
                 "roofs vary by {:.0} % between measurements, more than {:.0} %: the machine is not quiet, so \
                  nothing is said in percent of them",
@@ -127,71 +146,10 @@ impl Bench {
                 100.0 * NOISE
             ));
         }
-        if let Some(name) = &self.ladder {
-            return climb(name, self.quick, &roofs, effort, threads);
-        }
-        if !self.json {
-            out("");
-            out(dim(To::Stdout, head(old.is_some())));
-        }
-        let mut all = Vec::new();
-        let mut slow = Vec::new();
-        let mut verdicts = [0usize; 4];
-        let one = |case: &Case| -> Result<Row> {
-            Ok(Row { cpu: machine::cpu(), ..measure(case, &roofs, effort)? })
-        };
-        for case in selected {
-            let row = one(case)?;
-            let comparison = matching(&row).map(|old| compare::compare(&row, old));
-            match comparison {
-                // Looked at again when everything else is done.
-                Some(c) if c.verdict == Verdict::Slow => slow.push((case, all.len())),
-                Some(c) => verdicts[c.verdict as usize] += 1,
-                None => {}
-            }
-            self.print(&row, comparison.as_ref(), old.is_some());
-            all.push(row);
-        }
-        let mut regressions = Vec::new();
-        if !slow.is_empty() {
-            note(dim(To::Stderr, "looking again at what came out slower …"));
-        }
-        for (case, at) in slow {
-            let row = one(case)?;
-            let Some(old) = matching(&row) else { continue };
-            let second = compare::compare(&row, old);
-            // Slow once and not slow once: nobody knows.
-            let verdict =
-                if second.verdict == Verdict::Slow { Verdict::Slow } else { Verdict::Unsure };
-            verdicts[verdict as usize] += 1;
-            self.print(&row, Some(&Comparison { verdict, ..second }), true);
-            if verdict == Verdict::Slow {
-                regressions.push(format!("{} ({:.2} times the time)", row.name(), second.ratio));
-            }
-            all[at] = row;
-        }
-        if let Some(path) = &self.svg {
-            let drawing = roofline::draw(&machine::cpu(), &roofs, &all);
-            std::fs::write(path, drawing).map_err(|e| Error::io(path, "write", e))?;
-            note(format_args!("drawn: {}", path.display()));
-        }
-        let Some((path, _)) = old else { return Ok(()) };
-        let [same, fast, slow, unsure] = verdicts;
-        note(format_args!(
-            "beside {}: {same} SAME, {fast} FAST, {slow} SLOW, {unsure} UNSURE",
-            path.display()
-        ));
-        if regressions.is_empty() {
-            return Ok(());
-        }
-        Err(Error::Regression(format!(
-            "slower than {} in two measurements: {}",
-            path.display(),
-            regressions.join(", ")
-        )))
+        roofs
     }
 
-    fn print(&self, row: &Row, comparison: Option<&Comparison>, comparing: bool) {
+    fn print(&self, row: &Row, comparison: Option<&Comparison>) {
         if self.json {
             let mut value = serde_json::to_value(row).expect("a row is JSON");
             if let Some(c) = comparison {
@@ -201,7 +159,7 @@ impl Bench {
             return out(value);
         }
         let mut line = row_line(row);
-        if comparing {
+        if self.compare.is_some() {
             line += "  ";
             line += &match comparison {
                 None => dim(To::Stdout, "new"),
@@ -219,8 +177,70 @@ impl Bench {
     }
 }
 
-/// The cases that `only` names: all where it is empty.
-fn select(only: &[String], quick: bool) -> Result<Vec<Case>> {
+/// An earlier run.
+struct Earlier<'a> {
+    path: &'a Path,
+    rows: Vec<Row>,
+}
+
+impl Earlier<'_> {
+    /// Reads it, and makes sure that something can be compared.
+    fn read<'a>(path: &'a Path, selected: &[Case], threads: usize) -> Result<Earlier<'a>> {
+        let rows = compare::read(path)?;
+        compare::same_machine(path, &rows, &machine::cpu(), level().name())?;
+        let measured = |row: &Row| {
+            let same =
+                |c: &Case| c.op == row.op && c.shape == row.shape && c.dtype.name() == row.dtype;
+            row.threads == threads && selected.iter().any(same)
+        };
+        if rows.iter().any(measured) {
+            return Ok(Earlier { path, rows });
+        }
+        Err(Error::Data(format!(
+            "{}: none of its rows is measured now: its first is {} on {} threads, this is a run on \
+             {threads}",
+            path.display(),
+            rows[0].name(),
+            rows[0].threads
+        )))
+    }
+
+    fn compare(&self, row: &Row) -> Option<Comparison> {
+        let old = self.rows.iter().find(|old| old.key() == row.key())?;
+        Some(compare::compare(row, old))
+    }
+
+    /// How many rows came out how; an error where one became slower.
+    fn conclude(&self, all: &[(Row, Option<Comparison>)]) -> Result<()> {
+        let with = |verdict| {
+            let fits = move |c: &&Option<Comparison>| c.is_some_and(|c| c.verdict == verdict);
+            all.iter().map(|(_, comparison)| comparison).filter(fits).count()
+        };
+        let path = self.path.display();
+        note(format_args!(
+            "beside {path}: {} SAME, {} FAST, {} SLOW, {} UNSURE",
+            with(Verdict::Same),
+            with(Verdict::Fast),
+            with(Verdict::Slow),
+            with(Verdict::Unsure)
+        ));
+        let slow = all.iter().filter_map(|(row, comparison)| {
+            let slow = comparison.filter(|c| c.verdict == Verdict::Slow)?;
+            Some(format!("{} ({:.2} times the time)", row.name(), slow.ratio))
+        });
+        let slow: Vec<String> = slow.collect();
+        if slow.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Regression(format!(
+            "slower than {path} in two measurements: {}",
+            slow.join(", ")
+        )))
+    }
+}
+
+/// The cases that `only` and `shapes` name; an empty list names all.
+fn select(only: &[String], shapes: &[String], quick: bool) -> Result<Vec<Case>> {
     let fits = |case: &Case, word: &str| case.group == word || case.op.starts_with(word);
     let all = cases::all();
     for word in only {
@@ -231,14 +251,18 @@ fn select(only: &[String], quick: bool) -> Result<Vec<Case>> {
             )));
         }
     }
-    let wanted = |case: &Case| only.is_empty() || only.iter().any(|word| fits(case, word));
+    if let Some(shape) = shapes.iter().find(|&shape| all.iter().all(|c| c.shape != *shape)) {
+        return Err(Error::Usage(format!("--shapes {shape}: no row has this shape")));
+    }
+    let wanted = |case: &Case| {
+        (only.is_empty() || only.iter().any(|word| fits(case, word)))
+            && (shapes.is_empty() || shapes.contains(&case.shape))
+    };
     let selected: Vec<Case> =
         all.into_iter().filter(|case| wanted(case) && (case.quick || !quick)).collect();
     if selected.is_empty() {
-        return Err(Error::Usage(format!(
-            "--only {} has no small shapes; leave --quick out",
-            only.join(",")
-        )));
+        let quick = if quick { " among the small ones; leave --quick out" } else { "" };
+        return Err(Error::Usage(format!("--only and --shapes leave no row{quick}")));
     }
     Ok(selected)
 }
@@ -316,9 +340,6 @@ fn print_roofs(roofs: &Roofs, threads: usize) {
         }
     };
     let rate = |kind, place: &str, n| roofs.find(kind, place, n).map(|roof| three(roof.rate / 1e9));
-    if roofs.list.is_empty() {
-        return;
-    }
     for isa in available_levels() {
         let used = if isa == level() { " (used)" } else { "" };
         line(&format!("f32 FMA {}{used}", isa.name()), "GFLOP/s", &|n| {
@@ -374,7 +395,7 @@ mod tests {
     fn only_takes_groups_and_beginnings() {
         let names = |only: &[&str], quick| {
             let only: Vec<String> = only.iter().map(|w| w.to_string()).collect();
-            select(&only, quick).map(|list| list.iter().map(|c| c.op).collect::<Vec<_>>())
+            select(&only, &[], quick).map(|list| list.iter().map(|c| c.op).collect::<Vec<_>>())
         };
         assert!(names(&["gemm"], false).unwrap().iter().all(|op| op.starts_with("gemm_")));
         assert_eq!(names(&["softmax", "copy"], false).unwrap().len(), 3);

@@ -84,8 +84,8 @@ impl Panel {
         );
     }
 
-    /// A point that says what it is when the pointer rests on it; its number stands beside it.
-    fn point(&self, svg: &mut String, x: f64, y: f64, number: usize, row: &Row) {
+    /// A point that says what it is when the pointer rests on it, and where it is `named` always.
+    fn point(&self, svg: &mut String, x: f64, y: f64, named: bool, row: &Row) {
         let (x, y) = self.at(x, y);
         let share = row.roof_percent.map(|p| format!(", {p:.0} % of {}", row.bound));
         let speed = match (row.gflops, row.gbs) {
@@ -95,14 +95,18 @@ impl Panel {
         let class = if row.dtype == "bf16" { "p b" } else { "p" };
         let _ = writeln!(
             svg,
-            r#"<g class="{class}"><title>{}: {speed}{}</title><circle cx="{x:.1}" cy="{y:.1}" r="4"/><text x="{:.1}" y="{:.1}">{number}</text></g>"#,
+            r#"<g class="{class}"><title>{}: {speed}{}</title><circle cx="{x:.1}" cy="{y:.1}" r="4"/><text x="{:.1}" y="{:.1}">{}</text></g>"#,
             escape(&row.name()),
             share.unwrap_or_default(),
             x + 6.0,
-            y + 4.0
+            y + 4.0,
+            if named { format!("{} {}", row.op, row.shape) } else { String::new() }
         );
     }
 }
+
+/// Names stand beside the points of so many rows at most.
+const NAMED: usize = 24;
 
 /// The power of ten at or below (`up`: at or above) x.
 fn decade(x: f64, up: bool) -> f64 {
@@ -134,6 +138,8 @@ pub fn draw(cpu: &str, roofs: &Roofs, rows: &[Row]) -> String {
     let computing = || rows.iter().filter_map(|row| Some((row, row.intensity?, row.gflops?)));
     let moving = || rows.iter().filter_map(|row| Some((row, row.gbs?)));
 
+    let top = peak.max(peak_bf16);
+
     let title = format!("{cpu}, {}, {threads} threads", level().name());
     let mut svg = format!(
         r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="t">
@@ -159,14 +165,14 @@ text {{ font: 11px system-ui, sans-serif; fill: #333; }}
         left: 56.0,
         right: 580.0,
         x: (0.1, decade(highest, true)),
-        y: (decade(lowest.min(0.1 * slowest), false), decade(peak_bf16.max(peak), true)),
+        y: (decade(lowest.min(0.1 * slowest), false), decade(top, true)),
     };
     left.grid(&mut svg, 10.0, plain);
     for place in roofs.places() {
         let Some(rate) = copy(place) else { continue };
         // From the left edge, or from the floor, up to the ceiling.
         let start = left.x.0.max(left.y.0 / rate);
-        left.line(&mut svg, "r", &[(start, start * rate), (peak / rate, peak)]);
+        left.line(&mut svg, "r", &[(start, start * rate), (top / rate, top)]);
         left.words(&mut svg, start, start * rate, &format!("{place} {rate:.0} GB/s"));
     }
     left.line(&mut svg, "r f", &[(peak / fastest, peak), (left.x.1, peak)]);
@@ -181,22 +187,23 @@ text {{ font: 11px system-ui, sans-serif; fill: #333; }}
         .map(|i| least * (most / least).powf(i as f64 / 160.0))
         .map(|footprint| (footprint, roofs.copies(footprint) / 1e9))
         .collect();
-    let top = curve.iter().map(|p| p.1).fold(1.0, f64::max);
+    let highest = curve.iter().map(|p| p.1).fold(1.0, f64::max);
     let bottom = moving().map(|(_, y)| y).fold(slowest, f64::min);
     let right = Panel {
         left: 636.0,
         right: WIDTH - 20.0,
         x: (least, most),
-        y: (decade(bottom, false), decade(top, true)),
+        y: (decade(bottom, false), decade(highest, true)),
     };
     right.grid(&mut svg, 8.0, bytes);
     right.line(&mut svg, "r f", &curve);
     right.words(&mut svg, curve[8].0, curve[8].1, "copies, at most");
 
-    for (number, row) in rows.iter().enumerate() {
+    let named = rows.len() <= NAMED;
+    for row in rows {
         match (row.intensity, row.gflops, row.gbs) {
-            (Some(x), Some(y), _) => left.point(&mut svg, x, y, number + 1, row),
-            (_, _, Some(y)) => right.point(&mut svg, row.footprint, y, number + 1, row),
+            (Some(x), Some(y), _) => left.point(&mut svg, x, y, named, row),
+            (_, _, Some(y)) => right.point(&mut svg, row.footprint, y, named, row),
             _ => {}
         }
     }

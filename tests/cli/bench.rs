@@ -32,7 +32,9 @@ fn bad_flags_are_refused_before_anything_is_measured() {
         refuses(&folder, &with(&["bench"], flags), code, words);
     };
     refuse(&["--only", "loom"], 2, &["--only loom", "gemm, rowops, optim, attention, rnn, train"]);
-    refuse(&["--only", "copy", "--quick"], 2, &["copy", "--quick"]);
+    refuse(&["--only", "copy", "--quick"], 2, &["no row", "--quick"]);
+    refuse(&["--shapes", "3x3"], 2, &["--shapes 3x3", "no row"]);
+    refuse(&["--only", "copy", "--shapes", "char-cpu"], 2, &["leave no row"]);
     refuse(&["--ladder", "loom"], 2, &["no ladder 'loom'", "gemm, attention, layer_norm"]);
     refuse(&["--ladder", "gemm", "--json"], 2, &["--ladder", "--json"]);
     refuse(&["--threads", "0"], 2, &["--threads", "1 or more"]);
@@ -84,7 +86,12 @@ fn rows_hold_what_a_comparison_needs() {
     refuses(&folder, &with(QUICK, &["--compare", "other.jsonl"]), 3, &["two machines"]);
     let threads = scaled(&rows, 1.0).replace("\"threads\":1", "\"threads\":7");
     folder.write("threads.jsonl", threads);
-    refuses(&folder, &with(QUICK, &["--compare", "threads.jsonl"]), 3, &["on 7 threads"]);
+    refuses(
+        &folder,
+        &with(QUICK, &["--compare", "threads.jsonl"]),
+        3,
+        &["none of its rows", "on 7 threads"],
+    );
 }
 
 #[test]

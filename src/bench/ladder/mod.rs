@@ -108,11 +108,20 @@ pub fn ladder(name: &str, quick: bool) -> Result<Ladder> {
         "layer_norm" => layer_norm::ladder(if quick { 64 } else { 2048 }, 768),
         "softmax" => softmax::ladder(if quick { 64 } else { 2048 }, 768),
         "lstm" => lstm::ladder(if quick { [4, 4, 32, 32] } else { [32, 64, 128, 128] }),
-        _ => Err(Error::Usage(format!(
-            "there is no ladder '{name}'; there are {}",
-            NAMES.join(", ")
-        ))),
+        _ => Err(unknown(name)),
     }
+}
+
+/// Refuses a name that [`ladder`] does not know.
+///
+/// # Errors
+/// [`Error::Usage`] that lists those it knows.
+pub fn check(name: &str) -> Result<()> {
+    if NAMES.contains(&name) { Ok(()) } else { Err(unknown(name)) }
+}
+
+fn unknown(name: &str) -> Error {
+    Error::Usage(format!("there is no ladder '{name}'; there are {}", NAMES.join(", ")))
 }
 
 impl Ladder {
