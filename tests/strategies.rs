@@ -190,7 +190,8 @@ fn each_layer_learns_at_its_rate() {
     let plain = config(&dir, 1);
     let decayed =
         FinetuneConfig { layerwise_lr_decay: 0.5, out: dir.join("decayed"), ..plain.clone() };
-    (run(&plain), run(&decayed));
+    run(&plain);
+    run(&decayed);
     let (a, b) = (changes(&plain.out), changes(&decayed.out));
     // One step of gradient descent from the same weights: only the rate differs.
     for (part, depth) in [("wte", 0), ("h.0.", 1), ("h.1.", 2), ("h.2.", 3), ("ln_f", 3)] {
@@ -253,7 +254,8 @@ fn balanced_weights_let_a_rare_class_count_as_much() {
         out: dir.join("balanced"),
         ..plain.clone()
     };
-    (run(&plain), run(&balanced));
+    run(&plain);
+    run(&balanced);
     let of = |run: &Path| probability(run, "rare", "the hand sat");
     assert!((of(&plain.out) - 0.1).abs() < 0.02, "{}", of(&plain.out));
     assert!((of(&balanced.out) - 0.5).abs() < 0.02, "{}", of(&balanced.out));
@@ -284,7 +286,8 @@ fn a_limit_takes_as_many_of_each_class() {
         out: dir.join("weighted"),
         ..limited.clone()
     };
-    (run(&limited), run(&weighted));
+    run(&limited);
+    run(&weighted);
     assert_eq!(weights(&limited.out.join("best")), weights(&weighted.out.join("best")));
     let wrong = FinetuneConfig { limit: Some(1), out: dir.join("x"), ..limited };
     assert!(refused(&wrong).contains("--limit 1"));

@@ -160,7 +160,7 @@ impl Predict {
 
 /// What the model of the folder says about texts.
 enum Says {
-    Labels(Predictor),
+    Labels(Box<Predictor>),
     Tags(TagPredictor),
 }
 
@@ -178,7 +178,7 @@ impl Says {
         let mut predictor = Predictor::open(&flags.from)?;
         predictor.to_device(flags.device)?;
         predictor.max_length = flags.max_length.unwrap_or(predictor.max_length);
-        Ok(Says::Labels(predictor))
+        Ok(Says::Labels(Box::new(predictor)))
     }
 }
 

@@ -203,16 +203,15 @@ pub fn base_of(dir: &Path) -> Result<Option<PathBuf>> {
     Ok(adapter(dir)?.map(|adapter| adapter.base))
 }
 
+/// A and B by the name of the weight that they change.
+type Pairs = BTreeMap<String, [Option<Tensor>; 2]>;
+
 impl Adapter {
     /// The weights of the adapter under their names here: pairs of A and B by the weight's name, and
     /// what replaces a weight of the base.
-    fn parts(
-        &self,
-        config: &ModelConfig,
-    ) -> Result<(BTreeMap<String, [Option<Tensor>; 2]>, StateDict)> {
+    fn parts(&self, config: &ModelConfig) -> Result<(Pairs, StateDict)> {
         let path = self.dir.join(ADAPTER_WEIGHTS);
-        let (mut pairs, mut whole) =
-            (BTreeMap::<String, [Option<Tensor>; 2]>::new(), StateDict::new());
+        let (mut pairs, mut whole) = (Pairs::new(), StateDict::new());
         for (key, tensor) in from_bytes(&read(&path)?, &path.display().to_string())? {
             // Old files name the adapter ("default") between the parts.
             let name = key.strip_prefix(PREFIX).unwrap_or(&key);
