@@ -11,7 +11,7 @@
 //! # Reading order
 //!
 //! [`config`] and [`sizes`]: what there is. [`gpt`], [`bert`], [`rnn_lm`]: the bodies. [`heads`]:
-//! classifiers. [`folder`]: Hugging Face's folders, read and written; [`peft`]: adapters. [`tutorial`]: the two models
+//! classifiers. [`tagger`]: what all taggers share; [`word_tagger`]: one that needs no body. [`folder`]: Hugging Face's folders, read and written; [`peft`]: adapters. [`tutorial`]: the two models
 //! of the tutorial.
 
 pub mod bert;

@@ -262,3 +262,90 @@ fn the_tutorials_models_run_and_learn() {
     assert!(model.forward(&ids(1, 13, 1), None, None).is_err());
     assert!(TransformerModel::new(VOCAB, 3, 1, 16, 0.1, 12, 1).is_err());
 }
+
+/// Two sentences of one and three words for a body, and for a word tagger of two columns.
+fn sentences(model: &str) -> Vec<Sentence> {
+    let words = model == "word";
+    let sentence = |n: usize| Sentence {
+        words: n,
+        ids: (0..2 * n as u32).map(|i| i * 7 % 20).collect(),
+        token_type_ids: vec![0; 2 * n],
+        first: (0..n as u32).map(|i| 2 * i).collect(),
+        characters: if words { (1..=n as u32).map(|i| (0..i).collect()).collect() } else { vec![] },
+        rare: Vec::new(),
+    };
+    vec![sentence(1), sentence(3)]
+}
+
+fn tagger(model: &str, crf: bool) -> Box<dyn Tagger> {
+    let labels = ["O", "B-A", "I-A"].map(String::from).to_vec();
+    if model != "word" {
+        let tagger = TokenClassifier::new(build(&small(model), 1).unwrap(), labels, 2).unwrap();
+        return Box::new(if crf { tagger.with_crf(3).unwrap() } else { tagger });
+    }
+    let table = |name: &str, width| word_tagger::TableSize { name: name.into(), rows: 20, width };
+    let config = WordTaggerConfig {
+        cell: "lstm".into(),
+        tables: vec![table("word", 8), table("shape", 4)],
+        columns: vec![0, 1],
+        char_vocab_size: 9,
+        char_embedding_size: 5,
+        char_filters: 6,
+        hidden_size: 7,
+        num_layers: 2,
+        dropout: 0.0,
+        crf,
+    };
+    Box::new(WordTagger::new(&config, labels, 1).unwrap())
+}
+
+#[test]
+fn taggers_learn_with_every_parameter_and_padding_changes_nothing() {
+    for (model, crf) in
+        [("gpt", false), ("bert", true), ("lstm", true), ("word", false), ("word", true)]
+    {
+        let tagger = tagger(model, crf);
+        let all = sentences(model);
+        let rows: Vec<&Sentence> = all.iter().collect();
+        let emissions = tagger.emissions(&rows).unwrap();
+        assert_eq!(emissions.shape(), [2, 3, 3]);
+        let alone = tagger.emissions(&rows[..1]).unwrap();
+        assert_close(&emissions.narrow(0, 0, 1).unwrap().narrow(1, 0, 1).unwrap(), &alone, 1e-5);
+
+        let tags: [&[u32]; 2] = [&[1], &[0, 1, 2]];
+        let losses = tagger::losses(&*tagger, &emissions, &rows, &tags, 0.0).unwrap();
+        assert_eq!(losses.shape(), [2]);
+        let first = tagger::losses(&*tagger, &alone, &rows[..1], &tags[..1], 0.0).unwrap();
+        assert_close(&losses.narrow(0, 0, 1).unwrap(), &first, 1e-5);
+        losses.sum_all().unwrap().backward().unwrap();
+        for (name, p) in tagger.named_parameters() {
+            assert!(p.grad().is_some(), "{model}: {name} has no gradient");
+        }
+        let paths = tagger::decode(&*tagger, &emissions, &rows).unwrap();
+        assert_eq!(paths.iter().map(Vec::len).collect::<Vec<_>>(), [1, 3]);
+        for path in paths {
+            assert!(path[0] != 2 && path.windows(2).all(|pair| pair != [0, 2]), "{path:?}");
+        }
+        assert!(tagger.emissions(&[&Sentence::default()]).is_err());
+    }
+}
+
+#[test]
+fn taggers_come_back_from_their_folders() {
+    for (model, crf) in [("bert", true), ("bert", false), ("word", true)] {
+        let folder = std::env::temp_dir()
+            .join(format!("handloom-tagger-{model}-{crf}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let saved = tagger(model, crf);
+        let config = saved.config_json(&serde_json::Map::new());
+        std::fs::write(folder.join(folder::CONFIG), config).unwrap();
+        std::fs::write(folder.join(safetensors::WEIGHTS), saved.weights().unwrap()).unwrap();
+        let back = tagger::open_tagger(&folder).unwrap();
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert_eq!((back.labels(), back.crf().is_some()), (saved.labels(), crf));
+        let all = sentences(model);
+        let rows: Vec<&Sentence> = all.iter().collect();
+        let scores = |t: &dyn Tagger| t.emissions(&rows).unwrap().to_f64_vec().unwrap();
+        assert_eq!(scores(&*back), scores(&*saved));
+    }
+}

@@ -94,7 +94,7 @@ impl Column {
 
 /// Lower case, every digit a 0.
 fn normal(word: &str) -> String {
-    let digit = |c: char| if c.is_numeric() && c.is_ascii_digit() { '0' } else { c };
+    let digit = |c: char| if c.is_ascii_digit() { '0' } else { c };
     word.chars().flat_map(char::to_lowercase).map(digit).collect()
 }
 

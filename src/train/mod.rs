@@ -8,8 +8,8 @@
 //! run that was stopped anywhere goes on to the same bits.
 //!
 //! The [`Trainer`](trainer::Trainer) knows no task. A [`Task`](tasks::Task) gives it a loss for a cursor,
-//! an evaluation and a module to train; language modelling and classification are two of them. What
-//! happens is told to an [`Observer`].
+//! an evaluation and a module to train; language modelling, classification and tagging are some of them.
+//! What happens is told to an [`Observer`].
 //!
 //! # Reading order
 //!

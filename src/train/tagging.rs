@@ -36,7 +36,7 @@ pub struct TagRow {
 }
 
 /// Tagged sentences of one or several files.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct TagSet {
     /// What messages call it.
     pub name: String,
@@ -284,4 +284,50 @@ pub fn open(
     };
     let max_length = max_length.unwrap_or(256).min(longest);
     Ok((tagger, TagReader::Pieces { tokenizer, max_length }, kind))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::TokenizerKind;
+
+    fn row(words: &str, tags: &str, predicate: Option<usize>) -> TagRow {
+        let split = |text: &str| text.split(' ').map(String::from).collect();
+        TagRow { words: split(words), tags: split(tags), predicate, line: 1 }
+    }
+
+    fn set(rows: Vec<TagRow>) -> TagSet {
+        TagSet { name: "f".into(), rows }
+    }
+
+    #[test]
+    fn words_that_are_cut_off_are_counted_and_types_unknown_too() {
+        let texts = ["ab abc b".to_owned()];
+        let tokenizer = Tokenizer::train(TokenizerKind::Char, texts, |_| {}).unwrap();
+        let reader = TagReader::Pieces { tokenizer: Arc::new(tokenizer), max_length: 5 };
+        let labels = ["O", "B-A", "I-A"].map(String::from);
+        let set = set(vec![row("ab abc b", "B-A I-A B-C", Some(1)), row("b", "O", Some(0))]);
+        let all = set.examples(&reader, &labels).unwrap();
+        assert_eq!((all.truncated, all.lost), (1, 1));
+        assert_eq!(all.unseen, [("C".to_owned(), 1)]);
+        // Two letters, a space that belongs to the second word, two of its letters.
+        assert_eq!((all.sentences[0].words, &all.sentences[0].first[..]), (2, &[0, 2][..]));
+        assert_eq!(all.sentences[0].token_type_ids, [0, 0, 1, 1, 1]);
+        assert_eq!((&all.tags[0][..], all.gold[0].len()), (&[1, 2][..], 3));
+    }
+
+    #[test]
+    fn the_predicates_of_a_sentence_stay_together() {
+        let rows = (0..20).flat_map(|i| {
+            let words = format!("word{i} said and went");
+            [1, 3].map(|predicate| row(&words, "B-ARG0 B-V O O", Some(predicate)))
+        });
+        let all = set(rows.collect());
+        let (rest, parted) = all.clone().split(0.25, 7).unwrap();
+        assert_eq!((rest.rows.len(), parted.rows.len()), (30, 10));
+        assert_eq!(parted.overlap(&rest), 0);
+        assert_eq!(all.overlap(&rest), 30);
+        assert_eq!(all.clone().limit(3, 1), all.clone().limit(3, 1));
+        assert!(all.split(0.001, 7).unwrap_err().to_string().contains("--validation"));
+    }
 }
