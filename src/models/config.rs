@@ -445,12 +445,6 @@ impl ModelConfig {
         Ok(())
     }
 
-    /// How many parameters the language model has, from the sizes alone; `None` where the number
-    /// overflows.
-    pub fn num_parameters(&self) -> Option<usize> {
-        super::sizes::num_parameters(self)
-    }
-
     /// The configuration that a `config.json` holds. Keys that only concern other programs are
     /// passed over.
     ///

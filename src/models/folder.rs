@@ -17,7 +17,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::safetensors::{WEIGHTS, read, read_folder, to_bytes, write_atomic};
+use super::safetensors::{WEIGHTS, is_buffer, read, read_folder, to_bytes, write_atomic};
 use super::{LanguageModel, ModelConfig, SequenceClassifier, TokenClassifier, build, peft};
 use crate::error::{Error, Result};
 use crate::nn::lora::merged_state_dict;
@@ -35,12 +35,6 @@ pub(super) fn is_transposed(config: &ModelConfig, name: &str) -> bool {
     const ENDS: [&str; 4] =
         ["attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight"];
     matches!(config, ModelConfig::Gpt(_)) && ENDS.iter().any(|end| name.ends_with(end))
-}
-
-/// Whether `name` is not a parameter but something old versions saved beside them.
-pub(super) fn is_buffer(name: &str) -> bool {
-    let ends = [".attn.bias", ".attn.masked_bias", "embeddings.position_ids"];
-    ends.iter().any(|end| name.ends_with(end))
 }
 
 /// The name that a tensor called `name` in a file has here; `None` where it is not needed.

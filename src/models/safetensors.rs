@@ -290,7 +290,7 @@ fn read_shards(dir: &Path, index: &Path) -> Result<StateDict> {
         let tensors = from_bytes(&read(&path)?, &path.display().to_string())?;
         let there: HashSet<&str> = tensors.iter().map(|(name, _)| name.as_str()).collect();
         if let Some(name) = names.iter().find(|name| !there.contains(name.as_str()))
-            && !super::folder::is_buffer(name)
+            && !is_buffer(name)
         {
             return Err(bad(format!("`{name}` should be in {}, but is not", path.display())));
         }
@@ -298,6 +298,12 @@ fn read_shards(dir: &Path, index: &Path) -> Result<StateDict> {
         all.extend(tensors.into_iter().filter(|(name, _)| listed.contains(name.as_str())));
     }
     Ok(all)
+}
+
+/// Whether `name` is not a parameter but something old versions saved beside them.
+pub(super) fn is_buffer(name: &str) -> bool {
+    let ends = [".attn.bias", ".attn.masked_bias", "embeddings.position_ids"];
+    ends.iter().any(|end| name.ends_with(end))
 }
 
 #[cfg(test)]

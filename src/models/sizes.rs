@@ -125,43 +125,46 @@ impl ModelConfig {
     }
 }
 
-/// The parameters of a language model by its sizes alone; `None` on overflow.
-pub(super) fn num_parameters(config: &ModelConfig) -> Option<usize> {
-    // In u128 no product of five sizes below 2³¹ is lost before the final check.
-    let n = |x: usize| x as u128;
-    let total: u128 = match config {
-        ModelConfig::Gpt(c) => {
-            let (d, v, inner) = (n(c.n_embd), n(c.vocab_size), n(c.inner()));
-            let block = 2 * 2 * d
-                + (3 * d * d + 3 * d)
-                + (d * d + d)
-                + (d * inner + inner)
-                + (inner * d + d);
-            let head = if c.tie_word_embeddings { 0 } else { v * d };
-            v * d + n(c.n_positions) * d + n(c.n_layer) * block + 2 * d + head
-        }
-        ModelConfig::Bert(c) => {
-            let (d, v, inner) = (n(c.hidden_size), n(c.vocab_size), n(c.intermediate_size));
-            let tables = (v + n(c.max_position_embeddings) + n(c.type_vocab_size)) * d + 2 * d;
-            let layer = 4 * (d * d + d) + 2 * 2 * d + (d * inner + inner) + (inner * d + d);
-            let pooler_and_head = 2 * (d * d + d) + 2 * d + v;
-            tables + n(c.num_hidden_layers) * layer + pooler_and_head
-        }
-        ModelConfig::Rnn(c) => {
-            let (h, v, ways) =
-                (n(c.hidden_size), n(c.vocab_size), if c.bidirectional { 2 } else { 1 });
-            let gates = n(c.recurrent_kind().gates());
-            let layer = |inputs: u128| ways * gates * h * (inputs + h + 2);
-            let rest = (n(c.num_layers) - 1) * layer(ways * h);
-            let head = if c.tie_word_embeddings { 0 } else { v * ways * h };
-            (v + n(c.type_vocab_size)) * n(c.embedding_size)
-                + layer(n(c.embedding_size))
-                + rest
-                + head
-                + v
-        }
-    };
-    usize::try_from(total).ok().filter(|&n| n <= isize::MAX as usize / 16)
+impl ModelConfig {
+    /// How many parameters the language model has, from the sizes alone; `None` where the number
+    /// overflows.
+    pub fn num_parameters(&self) -> Option<usize> {
+        // In u128 no product of five sizes below 2³¹ is lost before the final check.
+        let n = |x: usize| x as u128;
+        let total: u128 = match self {
+            ModelConfig::Gpt(c) => {
+                let (d, v, inner) = (n(c.n_embd), n(c.vocab_size), n(c.inner()));
+                let block = 2 * 2 * d
+                    + (3 * d * d + 3 * d)
+                    + (d * d + d)
+                    + (d * inner + inner)
+                    + (inner * d + d);
+                let head = if c.tie_word_embeddings { 0 } else { v * d };
+                v * d + n(c.n_positions) * d + n(c.n_layer) * block + 2 * d + head
+            }
+            ModelConfig::Bert(c) => {
+                let (d, v, inner) = (n(c.hidden_size), n(c.vocab_size), n(c.intermediate_size));
+                let tables = (v + n(c.max_position_embeddings) + n(c.type_vocab_size)) * d + 2 * d;
+                let layer = 4 * (d * d + d) + 2 * 2 * d + (d * inner + inner) + (inner * d + d);
+                let pooler_and_head = 2 * (d * d + d) + 2 * d + v;
+                tables + n(c.num_hidden_layers) * layer + pooler_and_head
+            }
+            ModelConfig::Rnn(c) => {
+                let (h, v, ways) =
+                    (n(c.hidden_size), n(c.vocab_size), if c.bidirectional { 2 } else { 1 });
+                let gates = n(c.recurrent_kind().gates());
+                let layer = |inputs: u128| ways * gates * h * (inputs + h + 2);
+                let rest = (n(c.num_layers) - 1) * layer(ways * h);
+                let head = if c.tie_word_embeddings { 0 } else { v * ways * h };
+                (v + n(c.type_vocab_size)) * n(c.embedding_size)
+                    + layer(n(c.embedding_size))
+                    + rest
+                    + head
+                    + v
+            }
+        };
+        usize::try_from(total).ok().filter(|&n| n <= isize::MAX as usize / 16)
+    }
 }
 
 /// What training a model needs, in bytes.

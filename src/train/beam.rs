@@ -10,8 +10,7 @@ use crate::error::Result;
 use crate::models::LanguageModel;
 use crate::tensor::Tensor;
 
-use super::generate::{Finish, check_writes};
-use super::sampling::{GenerateOptions, penalise};
+use super::sampling::{Finish, GenerateOptions, check_writes, penalise};
 
 struct Beam {
     ids: Vec<u32>,

@@ -10,11 +10,11 @@
 
 use crate::autograd::no_grad;
 use crate::error::{Error, Result};
-use crate::models::{LanguageModel, ModelConfig, State};
+use crate::models::{LanguageModel, State};
 use crate::tensor::Tensor;
 
-pub use super::sampling::GenerateOptions;
-use super::sampling::choose;
+pub use super::sampling::{Finish, GenerateOptions};
+use super::sampling::{check_writes, choose};
 
 /// Reads tokens and predicts the next one.
 pub struct Reader<'m> {
@@ -57,32 +57,6 @@ impl<'m> Reader<'m> {
         let logits = no_grad(|| self.model.next_logits(&input, &mut self.state))?;
         logits.to_vec::<f32>()
     }
-}
-
-/// Refuses models that cannot write.
-pub(super) fn check_writes(model: &dyn LanguageModel) -> Result<()> {
-    match model.config() {
-        ModelConfig::Bert(_) => Err(Error::Usage(
-            "a bert reads in both directions and cannot write text; use a gpt, rnn, lstm or gru"
-                .into(),
-        )),
-        ModelConfig::Rnn(config) if config.bidirectional => {
-            Err(Error::Usage("a bidirectional recurrent model cannot write text".into()))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Why a text ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Finish {
-    /// `max_new_tokens` are written.
-    Length,
-    /// The model wrote the end-of-text token.
-    EndOfText,
-    /// A stop text came up.
-    Stop,
 }
 
 /// Writes tokens after `prompt` (at least one token). The text is a pure function of model, prompt and

@@ -17,6 +17,33 @@ use serde::{Deserialize, Serialize};
 
 use crate::cpu::philox::{Key, Stream};
 use crate::error::{Error, Result};
+use crate::models::{LanguageModel, ModelConfig};
+
+/// Refuses models that cannot write.
+pub(super) fn check_writes(model: &dyn LanguageModel) -> Result<()> {
+    match model.config() {
+        ModelConfig::Bert(_) => Err(Error::Usage(
+            "a bert reads in both directions and cannot write text; use a gpt, rnn, lstm or gru"
+                .into(),
+        )),
+        ModelConfig::Rnn(config) if config.bidirectional => {
+            Err(Error::Usage("a bidirectional recurrent model cannot write text".into()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Why a text ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Finish {
+    /// `max_new_tokens` are written.
+    Length,
+    /// The model wrote the end-of-text token.
+    EndOfText,
+    /// A stop text came up.
+    Stop,
+}
 
 /// How text is written.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -188,14 +188,6 @@ impl Real for f64 {
     }
 }
 
-/// Whether the machine fuses multiply and add in hardware (without, it is done in software: the same
-/// bits, slowly).
-#[cfg(target_arch = "x86_64")]
-#[inline]
-pub(super) fn has_fma() -> bool {
-    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::{LANES, Vector};

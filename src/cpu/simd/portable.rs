@@ -16,7 +16,7 @@ pub(crate) struct Lanes<T>([T; LANES]);
 #[inline(always)]
 fn fused<T: Real>(a: [T; LANES], b: [T; LANES], c: [T; LANES]) -> [T; LANES] {
     #[cfg(target_arch = "x86_64")]
-    if super::isa::has_fma() {
+    if has_fma() {
         #[target_feature(enable = "avx2,fma")]
         fn by_machine<T: Real>(a: [T; LANES], b: [T; LANES], c: [T; LANES]) -> [T; LANES] {
             std::array::from_fn(|i| a[i].fma(b[i], c[i]))
@@ -182,3 +182,11 @@ macro_rules! lanes {
 
 lanes!(f32, u32, i32, 23, 127);
 lanes!(f64, u64, i64, 52, 1023);
+
+/// Whether the machine fuses multiply and add in hardware (without, it is done in software: the same
+/// bits, slowly).
+#[cfg(target_arch = "x86_64")]
+#[inline]
+fn has_fma() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+}
