@@ -33,7 +33,7 @@ fn call(entry: &Entry, inputs: &[Tensor], attrs: &Attrs, moving: &[usize]) -> Re
     for output in &outputs {
         add_bits(&mut bits, output);
         if output.dtype().is_float() && !moving.is_empty() {
-            let sum = output.sum_all()?.cast(DType::F32)?;
+            let sum = output.sum_all()?.to_dtype(DType::F32)?;
             total = Some(match total {
                 Some(total) => total.add(&sum)?,
                 None => sum,
