@@ -5,12 +5,16 @@
 // Fresh memory holds 0xFF, a NaN, so that reading what was never written shows.
 //
 //     g++ -std=c++17 -O2 -fPIC -shared -DHL_EMU -o libcuda.so kernels/emu/libcuda.cpp
-#include "../common.cuh"
+#include "../attention.cuh"
+#include "../mma.cuh"
 namespace adamw {
 #include "../adamw.cu"
 }
 namespace attention {
 #include "../attention.cu"
+}
+namespace attention_mma {
+#include "../attention_mma.cu"
 }
 namespace bce_with_logits {
 #include "../bce_with_logits.cu"

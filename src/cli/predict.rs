@@ -167,10 +167,9 @@ enum Says {
 impl Says {
     fn open(flags: &Predict) -> Result<Says> {
         if tagging_task(&model_dir(&flags.from)?)?.is_some() {
-            if flags.device != Device::Cpu {
-                return Err(Error::Usage("taggers compute on the CPU; leave --device away".into()));
-            }
-            return TagPredictor::open(&flags.from, flags.max_length).map(Says::Tags);
+            let predictor = TagPredictor::open(&flags.from, flags.max_length)?;
+            predictor.to_device(flags.device)?;
+            return Ok(Says::Tags(predictor));
         }
         if flags.predicate.is_some() {
             return Err(Error::Usage("--predicate goes with a model of semantic roles".into()));

@@ -209,6 +209,9 @@ impl Buffer {
     /// # Errors
     /// When the driver refuses, or something has gone wrong before.
     pub fn download(&self, start: usize, data: &mut [u8]) -> Result<()> {
+        if data.is_empty() {
+            return self.gpu.synchronize(); // an empty view may begin beyond the end of its buffer
+        }
         assert!(start + data.len() <= self.bytes, "{start} and {} of {}", data.len(), self.bytes);
         gpu::download(self.gpu, self.address + start as Address, data)
     }

@@ -15,9 +15,9 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
-use crate::nn::{Crf, Module};
+use crate::nn::{Crf, Module, Parameter};
 use crate::ops::{self, CrfTables, CrossEntropy, Reduction};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, Device, Tensor};
 
 /// A sentence as a tagger takes it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -147,16 +147,18 @@ pub fn decode(
 ) -> Result<Vec<Vec<u32>>> {
     let k = tagger.labels().len();
     let (pairs, first) = legal(tagger.labels());
+    let emissions = emissions.detach().to_device(Device::Cpu)?; // decoded there
+    let here = |p: &Parameter| p.data().to_device(Device::Cpu);
     let mut pairs = Tensor::from_slice(&pairs, [k, k])?;
     let mut start = Tensor::from_slice(&first, k)?;
     let mut end = Tensor::zeros(k, DType::F32)?;
     if let Some(crf) = tagger.crf() {
-        pairs = pairs.add(&crf.transitions.tensor().detach())?;
-        start = start.add(&crf.start_transitions.tensor().detach())?;
-        end = crf.end_transitions.tensor().detach();
+        pairs = pairs.add(&here(&crf.transitions)?)?;
+        start = start.add(&here(&crf.start_transitions)?)?;
+        end = here(&crf.end_transitions)?;
     }
     let tables = CrfTables { transitions: &pairs, start: &start, end: &end };
-    let paths = ops::viterbi(&emissions.detach(), &tables, &lengths(rows)?)?.to_vec::<u32>()?;
+    let paths = ops::viterbi(&emissions, &tables, &lengths(rows)?)?.to_vec::<u32>()?;
     let width = emissions.shape()[1].max(1);
     Ok(paths.chunks(width).zip(rows).map(|(path, row)| path[..row.words].to_vec()).collect())
 }

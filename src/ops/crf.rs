@@ -7,7 +7,7 @@
 //! backward variables. [`viterbi`] gives the best path.
 
 use super::registry::{Entry, ErrorCase, Input, Sample};
-use super::{expect_shape, expect_u32, grads, same_dtype};
+use super::{beside, expect_shape, expect_u32, grads, same_dtype};
 use crate::autograd::record;
 use crate::cpu::crf::{self, Chain};
 use crate::error::{Error, Result};
@@ -48,10 +48,7 @@ fn check(
     }
     expect_u32(op, "lengths", lengths)?;
     expect_shape(op, "lengths", lengths, &[b])?;
-    if emissions.device() != Device::Cpu {
-        return Err(Error::op(op, "runs on the CPU only; move its inputs there with to_device"));
-    }
-    let lengths = lengths.packed()?;
+    let lengths = lengths.moved(Device::Cpu)?.packed()?;
     let all: &[u32] = lengths.slice_ref();
     if let Some(n) = all.iter().find(|&&n| n == 0 || n as usize > t) {
         return Err(Error::op(op, format!("a length of {n}; expected 1 to {t}")));
@@ -76,6 +73,13 @@ pub fn crf(
     expect_u32("crf", "tags", tags)?;
     expect_shape("crf", "tags", tags, &[b, t])?;
     let CrfTables { transitions, start, end } = *tables;
+    if emissions.device() != Device::Cpu {
+        // T steps over K tags, one after the other, are no work for a GPU: B·T·K numbers go to main memory.
+        let [e, a, s, f] = [emissions, transitions, start, end].map(|x| x.to_device(Device::Cpu));
+        let (a, s, f) = (a?, s?, f?);
+        let tables = CrfTables { transitions: &a, start: &s, end: &f };
+        return crf(&e?, &tables, tags, lengths)?.to_device(emissions.device());
+    }
     if emissions.dtype().is_half() {
         let [e, a, s, f] = [emissions, transitions, start, end].map(|x| x.to_dtype(DType::F32));
         let (a, s, f) = (a?, s?, f?);
@@ -84,7 +88,7 @@ pub fn crf(
     }
     let (e, a) = (emissions.packed()?, transitions.packed()?);
     let (s, f) = (start.packed()?, end.packed()?);
-    let (tags, lengths) = (tags.packed()?, lengths.packed()?);
+    let (tags, lengths) = (beside(&e, tags)?.packed()?, beside(&e, lengths)?.packed()?);
     let (all, ends): (&[u32], &[u32]) = (tags.slice_ref(), lengths.slice_ref());
     let mut counted = all.chunks(t.max(1)).zip(ends).flat_map(|(row, &n)| &row[..n as usize]);
     if let Some(tag) = counted.find(|&&tag| tag as usize >= k) {
@@ -136,13 +140,20 @@ pub fn crf(
 pub fn viterbi(emissions: &Tensor, tables: &CrfTables<'_>, lengths: &Tensor) -> Result<Tensor> {
     let (b, t, k) = check("viterbi", emissions, tables, lengths)?;
     let CrfTables { transitions, start, end } = *tables;
+    if emissions.device() != Device::Cpu {
+        let [e, a, s, f] = [emissions, transitions, start, end].map(|x| x.moved(Device::Cpu));
+        let (a, s, f) = (a?, s?, f?);
+        let tables = CrfTables { transitions: &a, start: &s, end: &f };
+        return viterbi(&e?, &tables, lengths)?.moved(emissions.device());
+    }
     if emissions.dtype().is_half() {
         let [e, a, s, f] = [emissions, transitions, start, end].map(|x| x.to_dtype(DType::F32));
         let (a, s, f) = (a?, s?, f?);
         return viterbi(&e?, &CrfTables { transitions: &a, start: &s, end: &f }, lengths);
     }
     let (e, a) = (emissions.packed()?, transitions.packed()?);
-    let (s, f, lengths) = (start.packed()?, end.packed()?, lengths.packed()?);
+    let (s, f) = (start.packed()?, end.packed()?);
+    let lengths = beside(&e, lengths)?.packed()?;
     let mut paths = Tensor::empty([b, t], DType::U32)?;
     for_float!("viterbi", e.dtype(), T => {
         let chain =

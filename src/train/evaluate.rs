@@ -223,10 +223,8 @@ fn classifier(config: &EvaluateConfig, control: &mut Control<'_>) -> Result<Eval
 }
 
 fn tagger(config: &EvaluateConfig, control: &mut Control<'_>) -> Result<Evaluation> {
-    if config.device != Device::Cpu {
-        return Err(Error::Usage("taggers compute on the CPU; leave --device away".into()));
-    }
     let (tagger, reader, kind) = tagging::open(&config.from, config.max_length)?;
+    tagger.to_device(config.device)?;
     let encoding = config.columns.encoding.as_deref().unwrap_or("utf8").parse()?;
     let set = TagSet::read(kind, &config.data, encoding)?.examples(&reader, tagger.labels())?;
     let observer = &mut control.observer;

@@ -58,6 +58,14 @@ pub struct TagPredictor {
 const BATCH: usize = 32;
 
 impl TagPredictor {
+    /// Moves the model to `device`.
+    ///
+    /// # Errors
+    /// When the device is not there or is full.
+    pub fn to_device(&self, device: crate::Device) -> Result<()> {
+        self.tagger.to_device(device)
+    }
+
     /// Opens a model folder, or the best model of a run folder. Texts are cut to `max_length` tokens.
     ///
     /// # Errors

@@ -139,7 +139,9 @@ fn operations_give_what_the_cpu_gives() {
 #[ignore = "computes on cuda:0"]
 fn large_products_give_what_the_cpu_gives() {
     let samples = |entry: &Entry| match entry.name {
-        "matmul" | "linear" => big(entry.name),
+        "matmul" | "linear" | "scaled_dot_product_attention" | "self_attention_qkv" => {
+            big(entry.name)
+        }
         _ => Vec::new(),
     };
     check_all(samples, &[DType::F32], &[Layout::Contiguous, Layout::Transposed]);

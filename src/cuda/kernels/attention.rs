@@ -1,8 +1,8 @@
-//! Launches of `kernels/attention.cu`.
+//! Launches of `kernels/attention.cu` and of its second generation, `kernels/attention_mma.cu`.
 
 use bytemuck::{Pod, Zeroable};
 
-use super::scratch;
+use super::{scratch, tensor_cores};
 use crate::cpu::attention::{Shape, Strides};
 use crate::cpu::philox::{Key, Stream};
 use crate::cuda::gpu::{Arg, Grid, args, launch, trouble};
@@ -82,24 +82,46 @@ impl Parameters {
     }
 }
 
-/// Rows of a tile.
-const TILE: usize = 32;
-
-/// Of a kernel the one for heads of `d` elements.
-fn sized(name: &str, d: usize) -> Option<String> {
-    match [32, 64, 128, 256].into_iter().find(|&size| d <= size) {
-        Some(size) => Some(format!("{name}_{size}")),
-        None => {
-            trouble(format!("attention on a GPU has heads of at most 256 elements, not {d}"));
-            None
-        }
-    }
+/// One of the three passes: the kernel for heads of this size, and its launch.
+#[derive(Clone, Copy)]
+enum Pass {
+    Forward,
+    Keys,
+    Queries,
 }
 
-/// The grid for tiles of `rows`, with `tiles` tiles in shared memory.
-fn grid(shape: &Shape, rows: usize, tiles: usize) -> Grid {
-    Grid::blocks([shape.batch * shape.heads, rows.div_ceil(TILE), 1], [256, 1, 1])
-        .shared(tiles * TILE * (shape.d + 1) * size_of::<f32>())
+impl Pass {
+    /// Name and grid; nothing where heads are too large.
+    fn plan(self, shape: &Shape) -> Option<(String, Grid)> {
+        let (name, rows) = match self {
+            Pass::Forward => ("forward", shape.tq),
+            Pass::Keys => ("backward_keys", shape.tk),
+            Pass::Queries => ("backward_queries", shape.tq),
+        };
+        let Some(size) = [32, 64, 128, 256].into_iter().find(|&size| shape.d <= size) else {
+            trouble(format!(
+                "attention on a GPU has heads of at most 256 elements, not {}",
+                shape.d
+            ));
+            return None;
+        };
+        let blocks = |tile: usize| [shape.batch * shape.heads, rows.div_ceil(tile), 1];
+        if tensor_cores() && size <= 128 {
+            // Tiles of 64 rows of bf16: as they are, and turned.
+            let (plain, turned) = (64 * (size + 8) * 2, size * 72 * 2);
+            let shared = match self {
+                Pass::Forward => 2 * plain + turned,
+                Pass::Keys => 4 * plain + 2 * turned,
+                Pass::Queries => 4 * plain + turned,
+            };
+            let grid = Grid::blocks(blocks(64), [128, 1, 1]).shared(shared);
+            return Some((format!("attention_mma_{name}_{size}"), grid));
+        }
+        let tiles = if matches!(self, Pass::Forward) { 3 } else { 4 };
+        let shared = tiles * 32 * (shape.d + 1) * size_of::<f32>();
+        let grid = Grid::blocks(blocks(32), [256, 1, 1]).shared(shared);
+        Some((format!("attention_{name}_{size}"), grid))
+    }
 }
 
 /// As [`crate::cpu::attention::forward`].
@@ -116,11 +138,11 @@ pub fn forward<T>(
     shape: &Shape,
     options: &Options<'_>,
 ) {
-    let Some(name) = sized("attention_forward", shape.d) else { return };
+    let Some((name, grid)) = Pass::Forward.plan(shape) else { return };
     let parameters = Parameters::new(shape, options, [qs, ks, vs, os, os, qs, ks, vs]);
     let parameters = Arg::Bytes(bytemuck::bytes_of(&parameters));
     let arguments = args![&o, &lse, q, k, v, options.key_padding, parameters];
-    launch(&name, grid(shape, shape.tq, 3), arguments);
+    launch(&name, grid, arguments);
 }
 
 /// As [`crate::cpu::attention::backward`].
@@ -140,20 +162,19 @@ pub fn backward<T>(
     shape: &Shape,
     options: &Options<'_>,
 ) {
-    let mut whole;
     let (dq, dqs, dk, dks, dv, dvs) = match &gradients {
         Gradients::Apart { dq, dq_strides, dk, dk_strides, dv, dv_strides } => {
             (dq.read(), *dq_strides, dk.read(), *dk_strides, dv.read(), *dv_strides)
         }
         Gradients::Fused { dqkv, strides, width } => {
-            whole = dqkv.read();
-            let (k, v) = (whole.from(*width), whole.from(2 * width));
-            whole = whole.from(0);
-            (whole, *strides, k, *strides, v, *strides)
+            let (k, v) = (dqkv.read().from(*width), dqkv.read().from(2 * width));
+            (dqkv.read(), *strides, k, *strides, v, *strides)
         }
     };
-    let names = ["attention_backward_keys", "attention_backward_queries"];
-    let [Some(keys), Some(queries)] = names.map(|name| sized(name, shape.d)) else { return };
+    let [Some(keys), Some(queries)] = [Pass::Keys, Pass::Queries].map(|pass| pass.plan(shape))
+    else {
+        return;
+    };
     let parameters = Parameters::new(shape, options, [qs, ks, vs, os, dos, dqs, dks, dvs]);
     let parameters = Arg::Bytes(bytemuck::bytes_of(&parameters));
     let rows = shape.batch * shape.heads * shape.tq;
@@ -162,7 +183,7 @@ pub fn backward<T>(
     launch("attention_delta", Grid::rows(rows.div_ceil(8)), args![&delta, d_o, o, parameters]);
     let delta = delta.read();
     let arguments = args![dk, dv, d_o, lse, delta, q, k, v, mask, parameters];
-    launch(&keys, grid(shape, shape.tk, 4), arguments);
+    launch(&keys.0, keys.1, arguments);
     let arguments = args![dq, d_o, lse, delta, q, k, v, mask, parameters];
-    launch(&queries, grid(shape, shape.tq, 4), arguments);
+    launch(&queries.0, queries.1, arguments);
 }

@@ -1,10 +1,8 @@
 //! Launches of `kernels/gemm.cu`.
 
-use std::sync::OnceLock;
-
 use bytemuck::{Pod, Zeroable};
 
-use super::{pieces, reduce, scratch};
+use super::{pieces, reduce, scratch, tensor_cores};
 use crate::cuda::gpu::{Arg, Grid, args, launch};
 use crate::cuda::{Slice, SliceMut};
 
@@ -112,11 +110,11 @@ fn product<T>(
         Epilogue::Bias(bias) => Some(bias),
     };
     let tiles = |tile: usize| count * m.div_ceil(tile) * n.div_ceil(tile);
-    let (name, tile) = match precision() {
-        Precision::Medium => ("gemm_mma", 128),
+    let (name, tile) = match tensor_cores() {
+        true => ("gemm_mma", 128),
         // The large tile needs enough of C to keep the device busy.
-        Precision::Highest if tiles(128) >= 96 => ("gemm_128", 128),
-        Precision::Highest => ("gemm_64", 64),
+        false if tiles(128) >= 96 => ("gemm_128", 128),
+        false => ("gemm_64", 64),
     };
     let (splits, piece) = match tiles(tile) {
         n if n < 96
@@ -148,23 +146,4 @@ fn product<T>(
         let arguments = args![&c, c_stride, ldc, a, b, m, n, k, 0usize, accumulate, bias];
         launch(name, grid((count - first).min(65_535)), arguments);
     }
-}
-
-/// How products are multiplied.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Precision {
-    /// In f32.
-    Highest,
-    /// Factors rounded to bf16, sums in f32, on tensor cores.
-    Medium,
-}
-
-/// `HANDLOOM_CUDA_MATMUL=medium` asks for tensor cores; they are not the default, for their speed and numbers
-/// have not been measured on a device yet.
-fn precision() -> Precision {
-    static PRECISION: OnceLock<Precision> = OnceLock::new();
-    *PRECISION.get_or_init(|| match std::env::var("HANDLOOM_CUDA_MATMUL").as_deref() {
-        Ok("medium") => Precision::Medium,
-        _ => Precision::Highest,
-    })
 }
