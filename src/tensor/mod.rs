@@ -536,6 +536,15 @@ impl Tensor {
         if dtype == self.dtype {
             return self.packed();
         }
+        if self.device != Device::Cpu && [self.dtype, dtype].contains(&DType::F64) {
+            return Err(Error::op(
+                "to_dtype",
+                format!(
+                    "{} does not compute in f64; call to_device(Device::Cpu) first",
+                    self.device
+                ),
+            ));
+        }
         let from = self.packed()?;
         let mut out = Tensor::empty_on(self.shape(), dtype, self.device)?;
         kernel_any!(self, A => for_any!(dtype, B => {

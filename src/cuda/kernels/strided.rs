@@ -66,7 +66,7 @@ pub fn scatter<E>(dst: SliceMut<E>, strides: &[usize], src: Slice<E>, shape: &[u
 /// As [`crate::cpu::strided::cast`].
 pub fn cast<A: 'static, B: 'static>(out: SliceMut<B>, src: Slice<A>) {
     let (Some(from), Some(to)) = (name::<A>(), name::<B>()) else {
-        return trouble("a GPU holds no f64; move the tensor to the CPU first".into());
+        return trouble("conversions on a GPU are between f32, bf16, f16 and u32".into());
     };
     let (name, n) = (format!("strided_cast_{from}_{to}"), out.len());
     launch(&name, Grid::each(n), args![&out, src, n]);
