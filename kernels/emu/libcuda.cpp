@@ -1,7 +1,7 @@
 // A stand-in for the NVIDIA driver: the functions of libcuda that src/cuda calls, on the emulator.
 //
 // Built with the kernels as libcuda.so and named by HANDLOOM_LIBCUDA, it lets the production path of the
-// program run without a GPU: allocator, copies, launches, argument order, graphs and every kernel's numbers.
+// program run without a GPU: allocator, copies, launches, argument order and every kernel's numbers.
 // Fresh memory holds 0xFF, a NaN, so that reading what was never written shows.
 //
 //     g++ -std=c++17 -O2 -fPIC -shared -DHL_EMU -o libcuda.so kernels/emu/libcuda.cpp
@@ -74,16 +74,6 @@ namespace unary {
 
 typedef int Result;
 typedef unsigned long long Pointer;
-using Work = std::function<void()>;
-struct Graph { std::vector<Work> work; };
-static Graph* recording = nullptr; // what a capture has collected so far
-
-// Runs `work`, or keeps it for the graph that is being captured.
-static Result submit(Work work) {
-    if (recording) recording->work.push_back(std::move(work));
-    else work();
-    return 0;
-}
 static int setting(const char* name, int otherwise) {
     const char* text = getenv(name);
     return text ? atoi(text) : otherwise;
@@ -110,9 +100,8 @@ Result cuDevicePrimaryCtxRetain(void** context, int) { *context = (void*)1; retu
 Result cuCtxSetCurrent(void*) { return 0; }
 Result cuMemGetInfo_v2(size_t* free, size_t* total) { *free = *total = size_t(4) << 30; return 0; }
 Result cuStreamCreate(void** stream, unsigned) { *stream = (void*)2; return 0; }
-Result cuStreamSynchronize(void*) { return recording ? 900 : 0; } // not allowed under capture
+Result cuStreamSynchronize(void*) { return 0; } // everything is done when its call returns
 Result cuMemAlloc_v2(Pointer* pointer, size_t bytes) {
-    if (recording) return 900;
     void* memory = aligned_alloc(512, (bytes + 511) / 512 * 512);
     if (!memory) return 2;
     memset(memory, 0xff, bytes);
@@ -120,19 +109,17 @@ Result cuMemAlloc_v2(Pointer* pointer, size_t bytes) {
     return 0;
 }
 Result cuMemFree_v2(Pointer pointer) { free((void*)pointer); return 0; }
-Result cuMemHostAlloc(void** pointer, size_t bytes, unsigned) { *pointer = malloc(bytes ? bytes : 1); return *pointer ? 0 : 2; }
-Result cuMemFreeHost(void* pointer) { free(pointer); return 0; }
 Result cuMemcpyHtoDAsync_v2(Pointer to, const void* from, size_t bytes, void*) {
-    return submit([=] { memcpy((void*)to, from, bytes); });
+    memcpy((void*)to, from, bytes);
+    return 0;
 }
 Result cuMemcpyDtoHAsync_v2(void* to, Pointer from, size_t bytes, void*) {
-    return submit([=] { memcpy(to, (void*)from, bytes); });
-}
-Result cuMemcpyDtoDAsync_v2(Pointer to, Pointer from, size_t bytes, void*) {
-    return submit([=] { memmove((void*)to, (void*)from, bytes); });
+    memcpy(to, (void*)from, bytes);
+    return 0;
 }
 Result cuMemsetD8Async(Pointer to, unsigned char value, size_t bytes, void*) {
-    return submit([=] { memset((void*)to, value, bytes); });
+    memset((void*)to, value, bytes);
+    return 0;
 }
 Result cuModuleLoadData(void** module, const void*) { *module = (void*)4; return 0; }
 Result cuModuleGetFunction(void** function, void*, const char* name) {
@@ -146,23 +133,11 @@ Result cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, uns
                       unsigned shared, void*, void** arguments, void**) {
     // The limits of a real device.
     if (!gx || !gy || !gz || gy > 65535 || gz > 65535 || bx * by * bz > 1024 || shared > 227 * 1024) return 1;
-    Work body = (*(emu::Binder*)function)(arguments);
-    return submit([=] { emu::launch({gx, gy, gz}, {bx, by, bz}, shared, body); });
-}
-Result cuStreamBeginCapture_v2(void*, int) { recording = new Graph; return 0; }
-Result cuStreamEndCapture(void*, void** graph) { *graph = recording; recording = nullptr; return 0; }
-Result cuGraphInstantiateWithFlags(void** executable, void* graph, unsigned long long) {
-    *executable = new Graph(*(Graph*)graph);
+    emu::launch({gx, gy, gz}, {bx, by, bz}, shared, [=] { (*(emu::Call*)function)(arguments); });
     return 0;
 }
-Result cuGraphLaunch(void* executable, void*) {
-    for (Work& work : ((Graph*)executable)->work) work();
-    return 0;
-}
-Result cuGraphDestroy(void* graph) { delete (Graph*)graph; return 0; }
-Result cuGraphExecDestroy(void* executable) { delete (Graph*)executable; return 0; }
 Result cuGetErrorString(Result code, const char** text) {
-    *text = code == 2 ? "out of memory" : code == 500 ? "named symbol not found" : code == 900 ? "operation not permitted while a stream is captured" : "invalid argument";
+    *text = code == 2 ? "out of memory" : code == 500 ? "named symbol not found" : "invalid argument";
     return 0;
 }
 Result cuGetErrorName(Result, const char** text) { *text = "EMULATED"; return 0; }

@@ -3,26 +3,21 @@
 #include <functional>
 #include <map>
 #include <string>
-#include <tuple>
 #include <type_traits>
 #include <utility>
 
 namespace emu {
-// Copies the arguments and gives the call, to be run now or, under capture, later.
-using Binder = std::function<std::function<void()>(void**)>;
-inline std::map<std::string, Binder>& kernels() {
-    static std::map<std::string, Binder> all;
+using Call = std::function<void(void**)>;
+inline std::map<std::string, Call>& kernels() {
+    static std::map<std::string, Call> all;
     return all;
 }
-template <class... A, size_t... I> Binder binder(void (*kernel)(A...), std::index_sequence<I...>) {
-    return [kernel](void** p) -> std::function<void()> {
-        std::tuple<std::remove_const_t<A>...> arguments{*(std::remove_const_t<A>*)p[I]...};
-        return [kernel, arguments] { std::apply(kernel, arguments); };
-    };
+template <class... A, size_t... I> Call unpack(void (*kernel)(A...), std::index_sequence<I...>) {
+    return [kernel](void** p) { kernel(*(std::remove_const_t<A>*)p[I]...); };
 }
 struct Registrar {
     template <class... A> Registrar(const char* name, void (*kernel)(A...)) {
-        kernels()[name] = binder(kernel, std::index_sequence_for<A...>{});
+        kernels()[name] = unpack(kernel, std::index_sequence_for<A...>{});
     }
 };
 }  // namespace emu

@@ -1,6 +1,22 @@
 use super::*;
 
 #[test]
+fn devices_have_names() {
+    for (text, device) in
+        [("cpu", Device::Cpu), ("cuda", Device::Cuda(0)), ("cuda:3", Device::Cuda(3))]
+    {
+        assert_eq!(text.parse(), Ok(device));
+        assert_eq!(device.to_string().parse(), Ok(device));
+    }
+    assert!("gpu".parse::<Device>().unwrap_err().contains("expected cpu, cuda or cuda:N"));
+    // Without the feature, and without a driver, a device that is not there says why.
+    if let Err(error) = Device::Cuda(15).check() {
+        assert!(Tensor::ones(2, DType::F32).unwrap().to_device(Device::Cuda(15)).is_err());
+        assert!(error.to_string().len() > 40, "{error}");
+    }
+}
+
+#[test]
 fn printing_lines_up_and_elides() {
     let t = Tensor::from_slice(&[1.0f32, -2.5, 3.25, 400.0, 5.0, -6.0], [2, 3]).unwrap();
     let text = t.to_string();
