@@ -287,7 +287,7 @@ fn model_folders() {
         refused(text, words, read);
     }
     // An adapter of PEFT.
-    let adapter = Folder::new();
+    let (adapter, empty) = (Folder::new(), Folder::new());
     let read_adapter = || folder::load_pretrained(&adapter.0, 0).map(drop);
     let lora =
         json!({"peft_type": "LORA", "r": 4, "lora_alpha": 8, "base_model_name_or_path": "x"});
@@ -306,7 +306,7 @@ fn model_folders() {
         (with("base_model_name_or_path", 3.into()), "no such folder"),
         (with("base_model_name_or_path", "../../etc".into()), "`../../etc` & no such folder"),
         (lora.to_string(), "`x` & no such folder"),
-        (with("base_model_name_or_path", folder.0.display().to_string().into()), "read"),
+        (with("base_model_name_or_path", empty.0.display().to_string().into()), "read"),
     ] {
         adapter.write("adapter_config.json", &text);
         refused(&text, words, read_adapter);
