@@ -142,7 +142,8 @@ impl Finetune {
                 finetune::resume(Path::new(dir), &changes, &mut control(&mut console))?
             }
             None => {
-                let config: FinetuneConfig = layers::resolve(&self.sources, &self.flags)?;
+                let given = layers::given::<FinetuneConfig>(&self.sources, &self.flags)?;
+                let config = finetune::settle(given)?;
                 let mut console = Console::new(next(&config.out.to_string_lossy()));
                 finetune::run(&config, &mut control(&mut console))?
             }

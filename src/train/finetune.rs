@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::adapters::LoraConfig;
-use super::config::TrainerConfig;
+use super::config::{self, TrainerConfig};
 use super::control::{Control, in_pool};
 use super::labelled::Columns;
 use super::pretrain::{self, ModelShape, PretrainConfig, command_of, saved_config};
@@ -201,6 +201,31 @@ pub fn median(sorted: &[f64]) -> Option<f64> {
     (n > 0).then(|| (sorted[(n - 1) / 2] + sorted[n / 2]) / 2.0)
 }
 
+/// The configuration that `given` pairs make over the defaults. A tagger of words (`tokenizer = "word"`) starts
+/// from nothing: what is left open there is 15 epochs of 16 sentences a batch at a rate of 2e-3, evaluated
+/// every 500 steps.
+///
+/// # Errors
+/// [`Error::Usage`] for an unknown key or a value of the wrong kind.
+pub fn settle(mut given: Map<String, Value>) -> Result<FinetuneConfig> {
+    if given.get("tokenizer").and_then(Value::as_str) == Some("word") {
+        let mut open = vec![
+            ("learning_rate", Value::from(2e-3)),
+            ("batch_size", 16.into()),
+            ("eval_steps", 500.into()),
+        ];
+        if !["max_steps", "epochs", "budget"].iter().any(|key| given.contains_key(*key)) {
+            open.push(("epochs", 15.0.into()));
+        }
+        for (key, value) in open {
+            if !given.contains_key(key) {
+                given.insert(key.into(), value);
+            }
+        }
+    }
+    config::resolve(&given)
+}
+
 /// Runs a fine-tuning, or a series of them.
 ///
 /// # Errors
@@ -291,6 +316,41 @@ fn of_language_model(report: pretrain::PretrainReport, out: &Path) -> FinetuneRe
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tagger_of_words_has_defaults_of_its_own() {
+        let settled = |pairs: &[(&str, Value)]| {
+            let pairs = pairs.iter().map(|(key, value)| ((*key).to_owned(), value.clone()));
+            settle(pairs.collect()).unwrap().trainer
+        };
+        let plain = settled(&[("tokenizer", "char".into())]);
+        assert_eq!(plain, FinetuneConfig::default().trainer);
+        let words = settled(&[("tokenizer", "word".into())]);
+        assert_eq!((words.learning_rate, words.epochs, words.batch_size), (2e-3, Some(15.0), 16));
+        let given = settled(&[
+            ("tokenizer", "word".into()),
+            ("learning_rate", 1e-3.into()),
+            ("max_steps", 7.into()),
+        ]);
+        assert_eq!((given.learning_rate, given.max_steps), (1e-3, Some(7)));
+    }
+
+    #[test]
+    fn differences_go_seed_by_seed() {
+        let run = |arm, seed, value| FinetuneRun {
+            arm,
+            seed,
+            steps: 1,
+            elapsed_s: 1.0,
+            metric: "f1".into(),
+            best: Some((1, value)),
+            test: None,
+            out: PathBuf::new(),
+        };
+        let (a, b) = (Arm::Pretrained, Arm::Scratch);
+        let runs = vec![run(a, 1, 0.75), run(a, 2, 0.5), run(b, 1, 0.25), run(b, 2, 0.25)];
+        assert_eq!(FinetuneReport { runs }.differences(), [0.25, 0.5]);
+    }
 
     #[test]
     fn medians() {
