@@ -237,10 +237,9 @@ fn probability(run: &Path, label: &str, text: &str) -> f64 {
 fn balanced_weights_let_a_rare_class_count_as_much() {
     let dir = folder("weights");
     // The text says nothing, so the model can learn the shares of the classes only.
-    let rows: String = (0..40)
-        .map(|i| format!("the hand sat\t{}\n", if i % 10 == 0 { "rare" } else { "often" }))
-        .collect();
-    let train = vec![file(&dir, "same.tsv", &rows)];
+    let label = |i: usize| if i.is_multiple_of(10) { "rare" } else { "often" };
+    let rows: String = (0..40).map(|i| format!("the hand sat\t{}\n", label(i))).collect();
+    let train = vec![file(&dir, "same.tsv", &format!("text\tlabel\n{rows}"))];
     let plain = FinetuneConfig {
         train,
         validation_fraction: 0.0,
