@@ -74,6 +74,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peer", choices=["torch", "crates"], default="torch")
     parser.add_argument("--only", default="", help=f"groups: {','.join(GROUPS)}")
+    parser.add_argument("--shapes", default="", help="only these shapes")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--handloom", default=ROOT / "target/release/handloom")
@@ -91,34 +92,38 @@ def main():
     threads = ["--threads", str(args.threads)]
     if args.memory:
         return memory(args, threads)
-    ours = lambda group: [args.handloom, "bench", "--json", "--no-roofs", "--only", group, *threads]
+    shapes = ["--shapes", args.shapes] if args.shapes else []
     if args.peer == "torch":
-        theirs = lambda group: [args.python, HERE / "torch_rows.py", "--only", group, *threads]
+        peer = [args.python, HERE / "torch_rows.py", *shapes]
     else:
-        theirs = lambda group: [args.crates, "--only", group, *threads]
+        peer = [args.crates]
         print(subprocess.run([args.crates, "--features"], stdout=subprocess.PIPE, text=True).stdout)
 
     ratios, latest = {}, {}
     for number in range(args.rounds):
+        # Results are compared with f64 in the first round.
+        ours = [args.handloom, "bench", "--json", "--no-roofs", *shapes]
+        ours += ["--unchecked"] if number else []
         for group in groups:
-            sides = [("ours", ours(group)), ("theirs", theirs(group))]
+            flags = ["--only", group, *threads]
+            sides = [("ours", ours + flags), ("theirs", peer + flags)]
             if number % 2:
                 sides.reverse()
             found = {side: rows(command) for side, command in sides}
             mine = found["ours"][""]
-            for peer, table in found["theirs"].items():
+            for who, table in found["theirs"].items():
                 for key in mine.keys() & table.keys():
                     ratio = table[key]["median_s"] / mine[key]["median_s"]
-                    ratios.setdefault((peer, key), []).append(ratio)
-                    latest.setdefault((peer, key), []).append((mine[key], table[key]))
+                    ratios.setdefault((who, key), []).append(ratio)
+                    latest.setdefault((who, key), []).append((mine[key], table[key]))
         print(f"round {number + 1} of {args.rounds} done", file=sys.stderr, flush=True)
 
     lines = ["| operation | shape | dtype | ours | " + args.peer + " | ratio | range |", "|" + "---|" * 7]
     order = {key: i for i, key in enumerate(ratios)}
-    for (peer, key), list_ in sorted(ratios.items(), key=lambda item: (item[0][0], order[item[0]])):
+    for (who, key), list_ in sorted(ratios.items(), key=lambda item: (item[0][0], order[item[0]])):
         middle = sorted(range(len(list_)), key=list_.__getitem__)[len(list_) // 2]
-        mine, other = latest[(peer, key)][middle]
-        name = f"{speed(other)}" + (f" ({peer})" if peer else "")
+        mine, other = latest[(who, key)][middle]
+        name = f"{speed(other)}" + (f" ({who})" if who else "")
         lines.append(
             f"| {key[0]} | {key[1]} | {key[2]} | {speed(mine)} | {name} "
             f"| {statistics.median(list_):.2f} | {min(list_):.2f}-{max(list_):.2f} |"

@@ -92,6 +92,7 @@ def rowops(bench):
         bench.row("gelu_fwd", name, "f32", lambda: F.gelu(x, approximate="tanh"), traffic=2 * size)
         bench.row("gelu_fwdbwd", name, "f32",
                   lambda: grad(F.gelu(leaf, approximate="tanh"), leaf, dy), traffic=5 * size)
+        bench.row("relu_fwd", name, "f32", lambda: F.relu(x), traffic=2 * size)
         bench.row("add", name, "f32", lambda: x + dy, traffic=3 * size)
     if bench.wants("1024x8192"):
         logits = torch.randn(1024, 8192, requires_grad=True)

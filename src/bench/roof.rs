@@ -410,8 +410,8 @@ fn memory_levels(threads: usize, effort: Effort) -> Vec<MemoryLevel> {
     }
     let largest = sizes.iter().copied().max().unwrap_or(0);
     let tiny = effort.seconds == 0.0;
-    // Four times the last cache, within a gigabyte.
-    let probe = if tiny { 8 << 20 } else { (4 * largest).clamp(64 << 20, 1 << 30) };
+    // Four times the last cache, within half a gigabyte.
+    let probe = if tiny { 8 << 20 } else { (4 * largest).clamp(64 << 20, 512 << 20) };
     levels.push(MemoryLevel { name: "DRAM", size: usize::MAX / 1024, private: false, probe });
     levels
 }

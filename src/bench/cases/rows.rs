@@ -25,6 +25,7 @@ pub(super) fn cases() -> Vec<Case> {
         case("gelu_fwd", "2048x768", || gelu(2048, 768, false)),
         case("gelu_fwdbwd", "2048x768", || gelu(2048, 768, true)),
         case("gelu_fwdbwd", "64x128", || gelu(64, 128, true)).quick(),
+        case("relu_fwd", "2048x768", || relu(2048, 768)),
         case("add", "2048x768", || add(2048, 768)),
         case("cross_entropy_fwdbwd", "1024x8192", || cross_entropy(1024, 8192)),
         case("cross_entropy_fwdbwd", "64x256", || cross_entropy(64, 256)).quick(),
@@ -115,6 +116,21 @@ fn gelu(rows: usize, cols: usize, backward: bool) -> Result<Work> {
             let leaves = reference::leaves(&[&of])?;
             let y = reference::gelu_tanh(&leaves[0])?;
             reference::distances(got, &reference::gradients(&y, &gradient, &leaves)?)
+        },
+    ))
+}
+
+/// max(x, 0)
+fn relu(rows: usize, cols: usize) -> Result<Work> {
+    let x = normal(&[rows, cols], F32, 1)?;
+    let of = x.clone();
+    Ok(Work::new(
+        passes(rows, cols, 1, 1, 2), // read once, written once, two arrays
+        tolerance(F32),
+        move || no_grad(|| Ok(smallvec![x.relu()?])),
+        move |y| {
+            let want: Vec<f64> = of.to_f64_vec()?.into_iter().map(|x| x.max(0.0)).collect();
+            reference::distance(&y[0], &Tensor::from_slice(&want, [rows, cols])?)
         },
     ))
 }
