@@ -21,6 +21,17 @@ fn an_input_used_twice_gets_both_gradients() -> Result<()> {
 }
 
 #[test]
+fn a_node_waits_for_all_that_depends_on_it() -> Result<()> {
+    // The short way back reaches h before the long one has delivered: h + 3h² with h = x².
+    let x = leaf(&[2.0]);
+    let h = x.mul(&x)?;
+    let long = h.mul_scalar(3.0)?.mul(&h)?;
+    h.add(&long)?.sum_all()?.backward()?;
+    assert_eq!(grad(&x), [100.0], "(1 + 6h) 2x");
+    Ok(())
+}
+
+#[test]
 fn gradients_add_up_over_backward_passes_until_taken() -> Result<()> {
     let x = leaf(&[1.0, 2.0]);
     for _ in 0..3 {
