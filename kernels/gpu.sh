@@ -12,7 +12,7 @@ case "${1:-}" in
 pack)
     HANDLOOM_REQUIRE_NVCC=1 cargo build --release --features cuda
     test=$(HANDLOOM_REQUIRE_NVCC=1 cargo test --release --features cuda --test cuda --no-run --message-format=json |
-        sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)
+        grep '"name":"cuda"' | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)
     mkdir -p .gpu
     cp target/release/handloom .gpu/handloom
     cp "$test" .gpu/cuda-tests

@@ -181,9 +181,12 @@ pub(super) fn download(to: &mut [u8], from: Address, stream: Stream) -> Answer<(
 }
 
 pub(super) fn load(image: &[u8]) -> Answer<Handle<Module>> {
+    // Embedded bytes may begin anywhere; the driver reads words.
+    let mut words = vec![0u64; image.len().div_ceil(8)];
+    bytemuck::cast_slice_mut(&mut words)[..image.len()].copy_from_slice(image);
     let mut module = std::ptr::null_mut();
-    // SAFETY: the image is a whole fat binary, embedded at build time, which says its own length.
-    let code = unsafe { sys::cuModuleLoadData(&mut module, image.as_ptr().cast()) };
+    // SAFETY: a whole fat binary, made by nvcc at build time, which says its own length.
+    let code = unsafe { sys::cuModuleLoadData(&mut module, words.as_ptr().cast()) };
     check("loading kernels", code)?;
     Ok(Handle(module))
 }
