@@ -24,7 +24,8 @@ __device__ __forceinline__ float apply(int op, float x) {
     case SIGMOID: return sigmoid(x);
     case RELU: return x > 0.f || x != x ? x : 0.f;
     case GELU: return x * (0.5f * erfcf(-x * SQRT_HALF));
-    case GELU_TANH: return 0.5f * x * (1.f + tanhf(ROOT_2_PI * (x + 0.044715f * x * x * x)));
+    // ½ (1 + tanh u) = σ(2u), which loses nothing where tanh is near −1.
+    case GELU_TANH: return x * sigmoid(2.f * ROOT_2_PI * (x + 0.044715f * x * x * x));
     default: return x * sigmoid(x);
     }
 }
@@ -40,8 +41,8 @@ __device__ __forceinline__ float slope(int op, float kept) {
     case RELU: return kept > 0.f ? 1.f : 0.f;
     case GELU: return 0.5f * erfcf(-kept * SQRT_HALF) + kept * DENSITY * expf(-0.5f * kept * kept);
     case GELU_TANH: {
-        float u = ROOT_2_PI * (kept + 0.044715f * kept * kept * kept), t = tanhf(u);
-        return 0.5f * (1.f + t) + 0.5f * kept * (1.f - t * t) * ROOT_2_PI * (1.f + 0.134145f * kept * kept);
+        float s = sigmoid(2.f * ROOT_2_PI * (kept + 0.044715f * kept * kept * kept));
+        return s + kept * s * (1.f - s) * 2.f * ROOT_2_PI * (1.f + 0.134145f * kept * kept);
     }
     default: {
         float s = sigmoid(kept);
