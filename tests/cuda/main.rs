@@ -45,6 +45,7 @@ fn build() -> Option<PathBuf> {
         .args(["-std=c++17", "-O2", "-fPIC", "-shared", "-DHL_EMU", "-Wl,-soname,libcuda.so", "-o"])
         .arg(&library)
         .arg(root.join("kernels/emu/libcuda.cpp"))
+        .args(std::env::var("EMU_FLAGS").unwrap_or_default().split_whitespace())
         .status()
         .expect("the compiler runs");
     assert!(status.success(), "the kernels do not compile under the emulator");
