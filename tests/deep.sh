@@ -2,14 +2,14 @@
 # The checks that take long or need tools beyond the stable compiler. Each part says what it did, or that it was
 # skipped and why. `docs/reliability.md` says which promise each part proves.
 #
-#   tests/deep.sh [PART...]       all parts, or some of: intrinsics scans asan tsan miri noavx neon kill fuzz mutations
+#   tests/deep.sh [PART...]       all parts, or some of: intrinsics scans cuda asan tsan miri noavx neon kill fuzz mutations
 #
 # HANDLOOM_FUZZ: executions a target (default 200000). Exits with 1 if any part failed.
 set -u
 cd "$(dirname "$0")/.."
 cargo=${CARGO:-cargo}
 host=x86_64-unknown-linux-gnu
-parts=${*:-intrinsics scans asan tsan miri noavx neon kill fuzz mutations}
+parts=${*:-intrinsics scans cuda asan tsan miri noavx neon kill fuzz mutations}
 failed=() skipped=()
 
 has() { command -v "$1" >/dev/null 2>&1; }
@@ -32,6 +32,12 @@ intrinsics() {
 # exp, log, tanh, sigmoid, erf, gelu over all 2^32 numbers, the power function over 10^8 pairs, products.
 scans() {
   $cargo test --release --lib -- --ignored --nocapture --test-threads=1 cpu::simd::math cpu::gemm
+}
+
+# The GPU path on an emulated driver that the host's C++ compiler builds from kernels/.
+cuda() {
+  has "${CXX:-g++}" || { skip "there is no C++ compiler"; return; }
+  $cargo test --features cuda --test cuda
 }
 
 asan() {
