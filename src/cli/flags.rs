@@ -40,7 +40,7 @@ pub struct TrainerFlags {
     #[arg(long, value_name = "RATE", value_parser = not_negative, allow_negative_numbers = true)]
     #[arg(help_heading = "Optimisation")]
     pub min_learning_rate: Option<f64>,
-    /// constant, linear, cosine or wsd (warm-up, stable, decay)
+    /// constant, linear, cosine, wsd (warm-up, stable, decay) or slanted_triangular (needs no warm-up)
     #[arg(long, value_name = "NAME", help_heading = "Optimisation")]
     pub lr_scheduler: Option<String>,
     /// Steps of linear warm-up; below 1 a share of all steps

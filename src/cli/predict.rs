@@ -72,7 +72,6 @@ impl Predict {
 
     fn predict(&self) -> Result<()> {
         self.device.check()?;
-        self.device.check()?;
         if fill_mask::fills(&self.from)? {
             return self.fill();
         }

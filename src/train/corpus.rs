@@ -12,6 +12,7 @@ use rayon::prelude::*;
 use super::control::Control;
 use super::data::Sequence;
 use super::labelled::Columns;
+use super::pretrain::PretrainConfig;
 use super::tasks::lines::Lines;
 use crate::error::{Error, Result};
 use crate::text::conll::TaggedSet;
@@ -88,35 +89,33 @@ pub(super) fn texts(
     }
 }
 
-/// The tokens of files, and of the validation files or the share that is kept for validation: the end of
-/// a text, some of the rows of label files.
+/// The tokens of the training files, and of the validation files or the share that is kept for
+/// validation: the end of a text, some of the rows of label files.
 pub(super) fn stream(
-    (train, validation, fraction): (&[PathBuf], &[PathBuf], f64),
-    columns: &Columns,
+    config: &PretrainConfig,
     tokenizer: &Tokenizer,
-    (out, seed, context): (&Path, u64, usize),
+    context: usize,
     control: &mut Control<'_>,
 ) -> Result<Split<Tokens>> {
+    let (columns, fraction) = (&config.columns, config.validation_fraction);
     let files =
         |files: &[PathBuf], name: &str, control: &mut Control<'_>| match documents(files, columns)?
         {
             Some(texts) => tokens_of(&texts, tokenizer),
-            None => read_tokens(files, columns, tokenizer, out, name, control),
+            None => read_tokens(files, columns, tokenizer, &config.out, name, control),
         };
-    if !validation.is_empty() {
-        return Ok((
-            files(train, "train", control)?,
-            Some(files(validation, "validation", control)?),
-        ));
+    if !config.validation.is_empty() {
+        let train = files(&config.train, "train", control)?;
+        return Ok((train, Some(files(&config.validation, "validation", control)?)));
     }
     if fraction == 0.0 {
-        return Ok((files(train, "train", control)?, None));
+        return Ok((files(&config.train, "train", control)?, None));
     }
-    if let Some(texts) = documents(train, columns)? {
-        let (train, valid) = split(texts, fraction, seed)?;
+    if let Some(texts) = documents(&config.train, columns)? {
+        let (train, valid) = split(texts, fraction, config.trainer.seed)?;
         return Ok((tokens_of(&train, tokenizer)?, Some(tokens_of(&valid, tokenizer)?)));
     }
-    let all = files(train, "train", control)?;
+    let all = files(&config.train, "train", control)?;
     if all.len() < context + 2 {
         return Err(Error::Data(format!(
             "the training text has {} tokens, too few for a context of {context}; give more text or a smaller \

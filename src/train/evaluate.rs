@@ -10,11 +10,12 @@ use super::corpus;
 use super::data::EvalWindows;
 use super::labelled::{Columns, align, examples};
 use super::observer::Figures;
-use super::pretrain::{line_options, masking};
+use super::pretrain::{line_masking, longest_line, masking};
 use super::pretrained;
 use super::report::Report;
 use super::tagging::{self, TagSet, tagging_task};
 use super::tasks::classify;
+use super::tasks::lines::{self, LineOptions};
 use super::tasks::lm::{self, lm_figures};
 use super::tasks::tag;
 use crate::error::{Error, Result};
@@ -136,7 +137,7 @@ fn language_model(config: &EvaluateConfig, control: &mut Control<'_>) -> Result<
     let (model, tokenizer) = pretrained::open_language_model(&config.from)?;
     model.to_device(config.device)?;
     if config.line_by_line {
-        return lines(config, model.as_ref(), &tokenizer, control);
+        return on_lines(config, model.as_ref(), &tokenizer, control);
     }
     let (columns, out) = (&config.columns, std::env::temp_dir());
     let mut tokens = match corpus::documents(&config.data, columns)? {
@@ -171,30 +172,35 @@ fn language_model(config: &EvaluateConfig, control: &mut Control<'_>) -> Result<
 }
 
 /// A language model on lines, each by itself.
-fn lines(
+fn on_lines(
     config: &EvaluateConfig,
     model: &dyn LanguageModel,
     tokenizer: &Tokenizer,
     control: &mut Control<'_>,
 ) -> Result<Evaluation> {
-    let (options, longest) =
-        line_options(tokenizer, model.config(), (config.batch_size, 0), (0.15, false))?;
-    let masked = options.masking.is_some();
-    let lines = corpus::lines(&config.data, &config.columns, tokenizer, masked, longest)?;
-    if lines.is_empty() {
+    let options = LineOptions {
+        batch_size: config.batch_size,
+        pad_id: tokenizer.pad_id().unwrap_or(0),
+        masking: line_masking(tokenizer, model.config(), 0.15, false)?,
+        label_smoothing: 0.0,
+        seed: 0,
+    };
+    let (masked, longest) = (options.masking.is_some(), longest_line(model.config()));
+    let all = corpus::lines(&config.data, &config.columns, tokenizer, masked, longest)?;
+    if all.is_empty() {
         return Err(Error::Data("there is no line to evaluate on".into()));
     }
-    if lines.truncated > 0 {
+    if all.truncated > 0 {
         control.observer.warning(&format!(
             "{} of {} lines were cut to what the model reads",
-            lines.truncated,
-            lines.len()
+            all.truncated,
+            all.len()
         ));
     }
     let observer = &mut control.observer;
     let progress = &mut |done, total| observer.progress("evaluating", done, total);
-    let (sum, count) = super::tasks::lines::evaluate(model, &lines, &options, progress)?;
-    let bytes = (!masked).then_some(lines.bytes);
+    let (sum, count) = lines::evaluate(model, &all, &options, progress)?;
+    let bytes = (!masked).then_some(all.bytes);
     Ok(Evaluation::LanguageModel { figures: lm_figures(sum, count, bytes), tokens: count })
 }
 

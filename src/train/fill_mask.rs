@@ -46,8 +46,8 @@ impl FillMask {
         let (model, tokenizer) = pretrained::open_language_model(path)?;
         if !matches!(model.config(), ModelConfig::Bert(_)) {
             return Err(Error::Data(format!(
-                "{}: a {} is no classifier: it predicts what comes next, not labels; write with it by `handloom generate`, or make a \
-                 classifier of it by `handloom finetune`",
+                "{}: a {} is no classifier: it predicts what comes next, not labels; write with it by \
+                 `handloom generate`, or make a classifier of it by `handloom finetune`",
                 path.display(),
                 model.config().kind()
             )));

@@ -404,9 +404,7 @@ fn stream_task(
     let longest = model.config().context_length();
     let context = config.shape.context_length.unwrap_or(longest).min(longest);
     let (seed, batch) = (config.trainer.seed, config.trainer.batch_size);
-    let files = (&*config.train, &*config.validation, config.validation_fraction);
-    let place = (&*config.out, seed, context);
-    let (train, valid) = corpus::stream(files, &config.columns, tokenizer, place, control)?;
+    let (train, valid) = corpus::stream(config, tokenizer, context, control)?;
     let recurrent = matches!(model.config(), ModelConfig::Rnn(_));
     let default = if recurrent { Sampling::Lanes } else { Sampling::Random };
     let sampling = config.sampling.unwrap_or(default);
@@ -432,44 +430,45 @@ fn lines_task(
     model: Box<dyn LanguageModel>,
     tokenizer: &Tokenizer,
 ) -> Result<LinesTask> {
-    let (options, longest) = line_options(
-        tokenizer,
-        model.config(),
-        (config.trainer.batch_size, config.trainer.seed),
-        (config.mlm_probability, config.whole_word_mask),
-    )?;
-    let read = |files: &[PathBuf]| {
-        corpus::lines(files, &config.columns, tokenizer, options.masking.is_some(), longest)
+    let (sizes, seed) = (model.config(), config.trainer.seed);
+    let options = LineOptions {
+        batch_size: config.trainer.batch_size,
+        pad_id: tokenizer.pad_id().unwrap_or(0),
+        masking: line_masking(tokenizer, sizes, config.mlm_probability, config.whole_word_mask)?,
+        label_smoothing: config.trainer.label_smoothing,
+        seed,
     };
+    let (masked, longest) = (options.masking.is_some(), longest_line(sizes));
+    let read =
+        |files: &[PathBuf]| corpus::lines(files, &config.columns, tokenizer, masked, longest);
     let all = read(&config.train)?;
     let (train, valid) = match config.validation.as_slice() {
-        [] => corpus::split_lines(all, config.validation_fraction, config.trainer.seed)?,
+        [] => corpus::split_lines(all, config.validation_fraction, seed)?,
         files => (all, Some(read(files)?)),
     };
-    let options = LineOptions { label_smoothing: config.trainer.label_smoothing, ..options };
     LinesTask::new(model, train, valid, options)
 }
 
-/// How lines are read for a model, and how many tokens of one it takes.
-pub(super) fn line_options(
+/// How an encoder's lines, which have their own frame, get gaps; `None` for other models.
+pub(super) fn line_masking(
     tokenizer: &Tokenizer,
     model: &ModelConfig,
-    (batch_size, seed): (usize, u64),
-    (probability, whole_words): (f64, bool),
-) -> Result<(LineOptions, Option<usize>)> {
-    let masking = match model {
+    probability: f64,
+    whole_words: bool,
+) -> Result<Option<Masking>> {
+    match model {
         ModelConfig::Bert(_) => {
-            Some(Masking { frame: None, ..masking(tokenizer, probability, whole_words)? })
+            let masking = masking(tokenizer, probability, whole_words)?;
+            Ok(Some(Masking { frame: None, ..masking }))
         }
-        _ => None,
-    };
-    let longest = match model {
-        ModelConfig::Rnn(_) => None,
-        other => Some(other.context_length()),
-    };
-    let pad_id = tokenizer.pad_id().unwrap_or(0);
-    let options = LineOptions { batch_size, pad_id, masking, label_smoothing: 0.0, seed };
-    Ok((options, longest))
+        _ => Ok(None),
+    }
+}
+
+/// How many tokens of a line a model takes; `None` for all.
+pub(super) fn longest_line(model: &ModelConfig) -> Option<usize> {
+    let recurrent = matches!(model, ModelConfig::Rnn(_));
+    (!recurrent).then(|| model.context_length())
 }
 
 /// PEFT's word for a language model.

@@ -23,7 +23,7 @@ use super::control::{Control, in_pool};
 use super::data::Cursor;
 use super::observer::{Ending, EvalRecord, Figures, Header, MemoryEstimate, TrainReport};
 use super::optim::{Algorithm, Optimizer};
-use super::schedule::{Horizon, Schedule};
+use super::schedule::{Horizon, Schedule, Scheduler};
 use super::spikes::Window;
 use super::tasks::Task;
 use crate::error::{Error, Result};
@@ -354,6 +354,8 @@ fn schedule(config: &TrainerConfig, batches: u64) -> Schedule {
         }
     };
     let (steps, share) = match horizon {
+        // Its first tenth is a warm-up of its own.
+        _ if config.lr_scheduler == Scheduler::SlantedTriangular => (0, 0.0),
         _ if config.warmup_steps >= 1.0 => (config.warmup_steps as u64, 0.0),
         Horizon::Steps(all) => ((config.warmup_steps * all as f64).ceil() as u64, 0.0),
         Horizon::Seconds(_) => (0, config.warmup_steps),
