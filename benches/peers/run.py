@@ -70,6 +70,20 @@ def speed(row):
     return f"{row['gbs']:.1f} GB/s"
 
 
+def table_of(title, ratios, latest):
+    """The Markdown table: of each row the median round, its ratio, and the range of all."""
+    lines = [f"| operation | shape | dtype | ours | {title} | ratio | range |", "|" + "---|" * 7]
+    for (who, key), values in ratios.items():
+        middle = sorted(range(len(values)), key=values.__getitem__)[len(values) // 2]
+        mine, other = latest[(who, key)][middle]
+        theirs = speed(other) + (f" ({who})" if who else "")
+        lines.append(
+            f"| {key[0]} | {key[1]} | {key[2]} | {speed(mine)} | {theirs} "
+            f"| {statistics.median(values):.2f} | {min(values):.2f}-{max(values):.2f} |"
+        )
+    return "\n".join(lines)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peer", choices=["torch", "crates"], default="torch")
@@ -112,25 +126,14 @@ def main():
             found = {side: rows(command) for side, command in sides}
             mine = found["ours"][""]
             for who, table in found["theirs"].items():
-                for key in mine.keys() & table.keys():
+                for key in (key for key in mine if key in table):
                     ratio = table[key]["median_s"] / mine[key]["median_s"]
                     ratios.setdefault((who, key), []).append(ratio)
                     latest.setdefault((who, key), []).append((mine[key], table[key]))
         print(f"round {number + 1} of {args.rounds} done", file=sys.stderr, flush=True)
-
-    lines = ["| operation | shape | dtype | ours | " + args.peer + " | ratio | range |", "|" + "---|" * 7]
-    order = {key: i for i, key in enumerate(ratios)}
-    for (who, key), list_ in sorted(ratios.items(), key=lambda item: (item[0][0], order[item[0]])):
-        middle = sorted(range(len(list_)), key=list_.__getitem__)[len(list_) // 2]
-        mine, other = latest[(who, key)][middle]
-        name = f"{speed(other)}" + (f" ({who})" if who else "")
-        lines.append(
-            f"| {key[0]} | {key[1]} | {key[2]} | {speed(mine)} | {name} "
-            f"| {statistics.median(list_):.2f} | {min(list_):.2f}-{max(list_):.2f} |"
-        )
-    print("\n".join(lines))
-    if args.markdown:
-        pathlib.Path(args.markdown).write_text("\n".join(lines) + "\n")
+        if args.markdown:  # after each round: what there is so far
+            pathlib.Path(args.markdown).write_text(table_of(args.peer, ratios, latest) + "\n")
+    print(table_of(args.peer, ratios, latest))
 
 
 if __name__ == "__main__":
