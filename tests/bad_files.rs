@@ -303,10 +303,10 @@ fn model_folders() {
         ("{}".into(), "peft_type is nothing"),
         (with("peft_type", "IA3".into()), "peft_type is IA3; LORA is read here"),
         (with("use_dora", true.into()), "use_dora is set"),
-        (with("base_model_name_or_path", 3.into()), "no such folder"),
-        (with("base_model_name_or_path", "../../etc".into()), "`../../etc` & no such folder"),
-        (lora.to_string(), "`x` & no such folder"),
-        (with("base_model_name_or_path", empty.0.display().to_string().into()), "read"),
+        (with("base_model_name_or_path", 3.into()), "no model folder"),
+        (with("base_model_name_or_path", "../../etc".into()), "`../../etc` & no model folder"),
+        (lora.to_string(), "`x` & no model folder"),
+        (with("base_model_name_or_path", empty.0.display().to_string().into()), "no model folder"),
     ] {
         adapter.write("adapter_config.json", &text);
         refused(&text, words, read_adapter);

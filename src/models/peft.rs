@@ -179,7 +179,7 @@ pub(super) fn adapter(dir: &Path) -> Result<Option<Adapter>> {
     let places = [PathBuf::from(named), dir.join(named)];
     let Some(base) = places.into_iter().find(|base| base.join(CONFIG).is_file()) else {
         return Err(bad(format!(
-            "the adapter belongs to the model `{named}`, and there is no such folder; write the folder of \
+            "the adapter belongs to the model `{named}`, and there is no model folder of that name; write the folder of \
              that model into base_model_name_or_path"
         )));
     };
