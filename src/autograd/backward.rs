@@ -134,7 +134,10 @@ fn step(node: &Node) -> Result<()> {
                     .into(),
             ));
         };
-        let context: Context = std::mem::take(&mut state.context);
+        let mut context: Context = std::mem::take(&mut state.context);
+        if context.adds {
+            context.so_far = state.inputs.first().and_then(Option::as_ref).and_then(arrived);
+        }
         let (inputs, grads) = (std::mem::take(&mut state.inputs), std::mem::take(&mut state.grads));
         (state.name, state.scope, state.location, inputs, context, rule, grads)
     };
@@ -166,6 +169,14 @@ fn apply(rule: Rule, context: Context, mut grads: Grads) -> Result<Grads> {
         },
         Rule::Many(rule) => rule(context, grads),
         Rule::Closure(rule) => rule(context, grads),
+    }
+}
+
+/// Takes out what has arrived at `target` so far.
+fn arrived(target: &Tracked) -> Option<Tensor> {
+    match target.downcast::<Node>() {
+        Some(node) => node.state().grads.get_mut(target.output)?.take(),
+        None => target.downcast::<Leaf>()?.grad().take(),
     }
 }
 

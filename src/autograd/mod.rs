@@ -24,11 +24,12 @@ pub mod tape;
 pub mod trace;
 
 pub use gradcheck::{GradcheckOptions, gradcheck};
-pub use mode::{Scope, no_grad, training, training_position};
+pub use mode::{Scope, matmul_precision, no_grad, training, training_position};
 pub use recompute::recompute;
 pub use tape::{Context, Grads, custom};
 pub use trace::{Trace, TraceEntry, trace};
 
+pub(crate) use mode::Mode;
 pub(crate) use tape::record;
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! What the code around an operation says about it: are gradients wanted, is this training, which
-//! layer are we in. One small value per thread.
+//! layer are we in, how exact are products to be. One small value per thread.
 
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::{Mutex, OnceLock};
+
+use crate::cpu::gemm::Precision;
 
 /// The name of a layer, such as `transformer.h.0.attn`, as a small number that costs nothing to
 /// carry. [`Scope::enter`] makes it the scope of the operations that follow.
@@ -55,10 +57,18 @@ pub(crate) struct Mode {
     pub(crate) grad: bool,
     pub(crate) training: Option<(u64, u64)>,
     pub(crate) scope: Scope,
+    pub(crate) precision: Precision,
 }
 
 thread_local! {
-    static MODE: Cell<Mode> = const { Cell::new(Mode { grad: true, training: None, scope: Scope(0) }) };
+    static MODE: Cell<Mode> = const {
+        Cell::new(Mode {
+            grad: true,
+            training: None,
+            scope: Scope(0),
+            precision: Precision::Highest,
+        })
+    };
 }
 
 impl Mode {
@@ -93,6 +103,13 @@ pub fn no_grad<R>(f: impl FnOnce() -> R) -> R {
 /// the layer and `step`. Outside of this everything evaluates.
 pub fn training<R>(seed: u64, step: u64, f: impl FnOnce() -> R) -> R {
     let _guard = Mode { training: Some((seed, step)), ..Mode::current() }.enter();
+    f()
+}
+
+/// Runs `f` with products of `f32` matrices computed as exactly as `precision` says, those of a
+/// backward pass inside `f` too.
+pub fn matmul_precision<R>(precision: Precision, f: impl FnOnce() -> R) -> R {
+    let _guard = Mode { precision, ..Mode::current() }.enter();
     f()
 }
 

@@ -40,6 +40,11 @@ pub struct Context {
     pub floats: SmallVec<[f64; 4]>,
     /// For each input whether its gradient is wanted.
     pub needs: SmallVec<[bool; 8]>,
+    /// For a rule that [adds](Recorder::adds): what has arrived at its first input so far. What the rule
+    /// returns takes its place.
+    pub so_far: Option<Tensor>,
+    /// Whether the rule wants [`Context::so_far`].
+    pub(crate) adds: bool,
 }
 
 impl Context {
@@ -258,6 +263,13 @@ impl<'a> Recorder<'a> {
         if self.tracked {
             self.context.floats.extend_from_slice(values);
         }
+        self
+    }
+
+    /// The rule adds the first input's gradient to what has arrived there, [`Context::so_far`], instead
+    /// of making one to be added: for inputs so large that a second buffer would be felt.
+    pub(crate) fn adds(mut self) -> Self {
+        self.context.adds = true;
         self
     }
 

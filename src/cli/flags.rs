@@ -88,6 +88,15 @@ pub struct TrainerFlags {
     /// Steps from one line of metrics.jsonl to the next
     #[arg(long, value_name = "N", value_parser = count, help_heading = "Run")]
     pub logging_steps: Option<usize>,
+    /// f32, or bf16: matrix products of numbers rounded to bf16, where the processor has them; the
+    /// weights stay f32 [default: f32]
+    #[arg(long, value_name = "FORMAT", value_parser = ["f32", "bf16"], help_heading = "Optimisation")]
+    #[arg(hide_possible_values = true)]
+    pub precision: Option<String>,
+    /// How exact f32 matrix products are: highest, high or medium [default: highest]
+    #[arg(long, value_name = "LEVEL", value_parser = ["highest", "high", "medium"])]
+    #[arg(hide_possible_values = true, help_heading = "Optimisation")]
+    pub matmul_precision: Option<String>,
     /// The seed of weights, data order and dropout
     #[arg(long, value_name = "N", help_heading = "Run")]
     pub seed: Option<u64>,

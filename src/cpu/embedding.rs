@@ -27,6 +27,22 @@ pub fn forward<E: Number>(y: &mut [E], w: &[E], ids: &[u32], width: usize) {
 /// `dw[v, :] = Σ dy[t, :] over the tokens t with ids[t] = v`, in the order of t; dw `[vocab, width]` is
 /// written whole.
 pub fn backward<T: Real>(dw: &mut [T], dy: &[T], ids: &[u32], vocab: usize, width: usize) {
+    write_or_add(dw, dy, ids, vocab, width, false);
+}
+
+/// As [`backward`], but `dw += …`: rows without a token are not touched.
+pub fn add_rows<T: Real>(dw: &mut [T], dy: &[T], ids: &[u32], vocab: usize, width: usize) {
+    write_or_add(dw, dy, ids, vocab, width, true);
+}
+
+fn write_or_add<T: Real>(
+    dw: &mut [T],
+    dy: &[T],
+    ids: &[u32],
+    vocab: usize,
+    width: usize,
+    add: bool,
+) {
     assert!(dw.len() == vocab * width && dy.len() == ids.len() * width);
     if dw.is_empty() {
         return;
@@ -35,10 +51,10 @@ pub fn backward<T: Real>(dw: &mut [T], dy: &[T], ids: &[u32], vocab: usize, widt
         let (starts, tokens) = space.split_at_mut(vocab + 1);
         group(starts, tokens, ids);
         let group = (CHUNK / width).max(1);
-        let work = dw.len() + 2 * dy.len();
+        let work = if add { 3 * dy.len() } else { dw.len() + 2 * dy.len() };
         threads::for_chunks(dw, group * width, work, |i, dw| {
             let first = i * group;
-            T::dispatch(AddRows { dw, dy, starts: &starts[first..], tokens, width });
+            T::dispatch(AddRows { dw, dy, starts: &starts[first..], tokens, width, add });
         });
     });
 }
@@ -71,6 +87,7 @@ struct AddRows<'a, T> {
     starts: &'a [u32],
     tokens: &'a [u32],
     width: usize,
+    add: bool,
 }
 
 impl<T: Real> Kernel<T> for AddRows<'_, T> {
@@ -78,15 +95,18 @@ impl<T: Real> Kernel<T> for AddRows<'_, T> {
 
     #[inline(always)]
     fn run<V: Vector<Elem = T>>(self) {
-        let AddRows { dw, dy, starts, tokens, width } = self;
+        let AddRows { dw, dy, starts, tokens, width, add } = self;
         for (row, dw) in dw.chunks_mut(width).enumerate() {
-            let tokens = &tokens[starts[row] as usize..starts[row + 1] as usize];
-            let Some((&first, others)) = tokens.split_first() else {
-                dw.fill(T::ZERO);
-                continue;
-            };
-            dw.copy_from_slice(&dy[first as usize * width..][..width]);
-            for &t in others {
+            let mut tokens = &tokens[starts[row] as usize..starts[row + 1] as usize];
+            if !add {
+                let Some((&first, others)) = tokens.split_first() else {
+                    dw.fill(T::ZERO);
+                    continue;
+                };
+                dw.copy_from_slice(&dy[first as usize * width..][..width]);
+                tokens = others;
+            }
+            for &t in tokens {
                 let dy = &dy[t as usize * width..][..width];
                 add_row::<V>(dw, dy);
             }
@@ -135,6 +155,9 @@ mod tests {
             }
             let mut dw = vec![9.0; vocab * width];
             backward(&mut dw, &dy, &ids, vocab, width);
+            assert_eq!(dw, want);
+            dw.fill(0.0);
+            add_rows(&mut dw, &dy, &ids, vocab, width);
             assert_eq!(dw, want);
         }
     }

@@ -163,10 +163,9 @@ impl MaskedHead {
         })
     }
 
-    fn forward(&self, hidden: &Tensor, words: &Embedding) -> Result<Tensor> {
-        let _scope = self.scope.enter();
-        let x = self.norm.forward(&self.activation.forward(&self.dense.forward(hidden)?)?)?;
-        words.as_head(&x, Some(&self.bias.tensor()))
+    /// What the output layer reads.
+    fn transform(&self, hidden: &Tensor) -> Result<Tensor> {
+        self.norm.forward(&self.activation.forward(&self.dense.forward(hidden)?)?)
     }
 }
 
@@ -240,6 +239,12 @@ impl Bert {
         let x = x.add(&types)?.add(&self.positions.rows(0, t)?)?;
         self.dropout.forward(&self.norm.forward(&x)?)
     }
+
+    fn masked_head(&self) -> Result<&MaskedHead> {
+        self.head.as_ref().ok_or_else(|| {
+            Error::op("bert", "the head that predicts tokens was taken out for a classifier")
+        })
+    }
 }
 
 impl Module for Bert {
@@ -276,13 +281,21 @@ impl LanguageModel for Bert {
     }
 
     fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        match &self.head {
-            Some(head) => head.forward(hidden, &self.words),
-            None => Err(Error::op(
-                "bert",
-                "the head that predicts tokens was taken out for a classifier",
-            )),
-        }
+        let head = self.masked_head()?;
+        let _scope = head.scope.enter();
+        self.words.as_head(&head.transform(hidden)?, Some(&head.bias.tensor()))
+    }
+
+    fn head_loss(
+        &self,
+        hidden: &Tensor,
+        targets: &Tensor,
+        options: &CrossEntropy,
+    ) -> Result<Tensor> {
+        let head = self.masked_head()?;
+        let _scope = head.scope.enter();
+        let (x, w) = (head.transform(hidden)?, self.words.weight.tensor());
+        ops::linear_cross_entropy(&x, &w, Some(&head.bias.tensor()), targets, options)
     }
 
     /// Runs the head on the masked positions only, a seventh of all.
@@ -309,8 +322,7 @@ impl LanguageModel for Bert {
         }
         let hidden = self.hidden(inputs)?.reshape([b * t, self.sizes.hidden_size])?;
         let targets = targets.reshape(b * t)?.index_select(0, &places)?;
-        let logits = self.logits(&hidden.index_select(0, &places)?)?;
-        ops::cross_entropy(&logits, &targets, options)
+        self.head_loss(&hidden.index_select(0, &places)?, &targets, options)
     }
 
     fn new_state(&self, _: usize) -> Result<State> {

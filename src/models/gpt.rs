@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::nn::{
     Activation, Dropout, Embedding, Init, KvCache, LayerNorm, Linear, Module, Visitor,
 };
-use crate::ops::{self, Attention};
+use crate::ops::{self, Attention, CrossEntropy};
 use crate::tensor::Tensor;
 
 /// Causal self-attention on a fused projection.
@@ -261,6 +261,17 @@ impl LanguageModel for Gpt {
             Some(head) => head.forward(hidden),
             None => self.wte.as_head(hidden, None),
         }
+    }
+
+    fn head_loss(
+        &self,
+        hidden: &Tensor,
+        targets: &Tensor,
+        options: &CrossEntropy,
+    ) -> Result<Tensor> {
+        let _scope = self.head_scope.enter();
+        let head = self.lm_head.as_ref().map_or(&self.wte.weight, |head| &head.weight);
+        ops::linear_cross_entropy(hidden, &head.tensor(), None, targets, options)
     }
 
     fn new_state(&self, batch: usize) -> Result<State> {

@@ -218,8 +218,21 @@ pub trait LanguageModel: Module {
         targets: &Tensor,
         options: &CrossEntropy,
     ) -> Result<Tensor> {
-        let hidden = self.hidden(inputs)?;
-        ops::cross_entropy(&self.logits(&hidden)?, targets, options)
+        self.head_loss(&self.hidden(inputs)?, targets, options)
+    }
+
+    /// The loss of predicting `targets` `[…]` from hidden states `[…, C]`: the cross-entropy of
+    /// [`LanguageModel::logits`], of which no more than some rows exist at a time.
+    ///
+    /// # Errors
+    /// As [`LanguageModel::logits`], and when a target is beyond the vocabulary.
+    fn head_loss(
+        &self,
+        hidden: &Tensor,
+        targets: &Tensor,
+        options: &CrossEntropy,
+    ) -> Result<Tensor> {
+        ops::cross_entropy(&self.logits(hidden)?, targets, options)
     }
 
     /// Scores `[B, V]` of the token after the last of each row: what generation needs, without

@@ -17,7 +17,7 @@ use crate::nn::{
     Dropout, Embedding, Init, Module, Parameter, Recurrent, RecurrentOptions, RecurrentState,
     Visitor,
 };
-use crate::ops;
+use crate::ops::{self, CrossEntropy};
 use crate::tensor::{DType, Tensor};
 
 /// The largest first value of encoder and decoder.
@@ -110,6 +110,19 @@ impl RnnLm {
         Ok((self.output_dropout.forward(&y)?.transpose(0, 1)?, state))
     }
 
+    /// Weight and bias of the output layer.
+    fn decoder(&self) -> Result<(Tensor, Tensor)> {
+        self.refuse_both_directions()?;
+        let Some(bias) = &self.decoder_bias else {
+            return Err(Error::op(
+                "rnn",
+                "the head that predicts tokens was taken out for a classifier",
+            ));
+        };
+        let weight = self.decoder_weight.as_ref().unwrap_or(&self.encoder.weight);
+        Ok((weight.tensor(), bias.tensor()))
+    }
+
     fn refuse_both_directions(&self) -> Result<()> {
         if !self.sizes.bidirectional {
             return Ok(());
@@ -146,18 +159,20 @@ impl LanguageModel for RnnLm {
     }
 
     fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        self.refuse_both_directions()?;
+        let (weight, bias) = self.decoder()?;
         let _scope = self.head_scope.enter();
-        let Some(bias) = self.decoder_bias.as_ref().map(Parameter::tensor) else {
-            return Err(Error::op(
-                "rnn",
-                "the head that predicts tokens was taken out for a classifier",
-            ));
-        };
-        match &self.decoder_weight {
-            Some(weight) => ops::linear(hidden, &weight.tensor(), Some(&bias)),
-            None => self.encoder.as_head(hidden, Some(&bias)),
-        }
+        ops::linear(hidden, &weight, Some(&bias))
+    }
+
+    fn head_loss(
+        &self,
+        hidden: &Tensor,
+        targets: &Tensor,
+        options: &CrossEntropy,
+    ) -> Result<Tensor> {
+        let (weight, bias) = self.decoder()?;
+        let _scope = self.head_scope.enter();
+        ops::linear_cross_entropy(hidden, &weight, Some(&bias), targets, options)
     }
 
     fn new_state(&self, batch: usize) -> Result<State> {

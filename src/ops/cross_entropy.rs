@@ -92,15 +92,7 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor, options: &CrossEntropy) 
         expect_untracked("cross_entropy", "the class weights", weight)?;
     }
     let (x, t) = (logits.packed()?, beside(logits, targets)?.packed()?);
-    // On a GPU the kernel looks at the targets itself.
-    let ids: &[u32] = if t.device() == Device::Cpu { t.slice_ref() } else { &[] };
-    let bad = |&&id: &&u32| id as usize >= classes && id != options.ignore_index;
-    if let Some(id) = ids.iter().find(bad) {
-        return Err(Error::op(
-            "cross_entropy",
-            format!("target {id} is not below {classes} classes"),
-        ));
-    }
+    check_targets("cross_entropy", &t, classes, options.ignore_index)?;
     let mut losses = x.new_empty(targets.shape())?;
     let mut counted = x.new_empty(rows)?;
     let mut lse = x.new_empty(rows)?;
@@ -161,8 +153,24 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor, options: &CrossEntropy) 
         .output(y)
 }
 
+/// Refuses a target that is no class and not ignored. On a GPU the kernel looks at the targets itself.
+#[track_caller]
+pub(super) fn check_targets(
+    op: &'static str,
+    targets: &Tensor,
+    classes: usize,
+    ignore_index: u32,
+) -> Result<()> {
+    let ids: &[u32] = if targets.device() == Device::Cpu { targets.slice_ref() } else { &[] };
+    let bad = |&&id: &&u32| id as usize >= classes && id != ignore_index;
+    match ids.iter().find(bad) {
+        Some(id) => Err(Error::op(op, format!("target {id} is not below {classes} classes"))),
+        None => Ok(()),
+    }
+}
+
 /// The sum of all elements, without history.
-fn total(x: &Tensor) -> Result<Tensor> {
+pub(super) fn total(x: &Tensor) -> Result<Tensor> {
     let mut sum = x.new_empty(())?;
     kernel!("sum", x, T => reduce::forward::<T>(
         Reduce::Sum, sum.slice_mut(), None, x.slice_ref(), 1, x.numel(), 1

@@ -1,14 +1,15 @@
 //! Table lookup.
 //!
 //! `y[…, :] = weight[ids[…], :]`. Backward adds each row of dy to the row of dW that it came from, in
-//! the order of the tokens: the same bits at any thread count. The gradient is dense.
+//! the order of the tokens: the same bits at any thread count. The gradient is dense; where one has arrived
+//! at the table already (from a tied output layer, or an earlier micro-batch) the rows are added to that one.
 
 use super::registry::{Entry, ErrorCase, Input, Sample};
 use super::{beside, expect_u32, one};
 use crate::autograd::record;
 use crate::cpu::{embedding, reduce};
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Device, Dims, Tensor, kernel, kernel_any};
+use crate::tensor::{DType, Device, Dims, Tensor, for_float, kernel, kernel_any};
 
 /// Refuses ids that a table of `rows` rows does not have. On a GPU the kernels look at the ids
 /// themselves, and the error comes with the next number that is read from there.
@@ -44,9 +45,11 @@ pub fn embedding(weight: &Tensor, ids: &Tensor) -> Result<Tensor> {
     kernel_any!(weight, E => {
         embedding::forward::<E>(y.slice_mut(), w.slice_ref(), ids.slice_ref(), width)
     });
-    record("embedding", &[weight])
-        .save(&[&ids])
-        .ints(&[vocab, width])
+    let inputs = [weight];
+    let recorder = record("embedding", &inputs).save(&[&ids]).ints(&[vocab, width]);
+    let in_place = weight.device() == Device::Cpu && !weight.dtype().is_half();
+    let recorder = if in_place { recorder.adds() } else { recorder };
+    recorder
         .backward(|mut ctx, dy| {
             let ids = ctx.take(0)?;
             let (vocab, width) = (ctx.ints[0], ctx.ints[1]);
@@ -54,7 +57,14 @@ pub fn embedding(weight: &Tensor, ids: &Tensor) -> Result<Tensor> {
                 let wide = backward(&dy.cast(DType::F32)?, &ids, vocab, width)?;
                 return one(wide.cast(dy.dtype())?);
             }
-            one(backward(&dy.packed()?, &ids, vocab, width)?)
+            let dy = dy.packed()?;
+            let Some(mut dw) = ctx.so_far.take() else {
+                return one(backward(&dy, &ids, vocab, width)?);
+            };
+            for_float!("embedding", dy.dtype(), T => embedding::add_rows::<T>(
+                dw.make_mut()?, dy.slice_ref(), ids.slice_ref(), vocab, width
+            ));
+            one(dw)
         })
         .output(y)
 }

@@ -10,7 +10,7 @@
 
 use super::registry::{Entry, ErrorCase, Input, Sample};
 use super::{expect_shape, grads, rows_and_cols, same_dtype};
-use crate::autograd::record;
+use crate::autograd::{Mode, record};
 use crate::cpu::gemm::{self, Epilogue, Mat};
 use crate::cpu::reduce::{self, Reduce};
 use crate::error::{Error, Result};
@@ -64,10 +64,11 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     let mut shape = Dims::from_slice(x.shape());
     shape[x.rank() - 1] = out;
     let mut y = x.new_empty(&shape)?;
+    let precision = Mode::current().precision;
     kernel!("linear", x, T => {
         let epilogue = bias_packed.as_ref().map_or(Epilogue::None, |b| Epilogue::Bias(b.slice_ref()));
         let (x, w) = (plain!(x_packed, inner), flipped!(w, inner));
-        gemm::gemm::<T>(y.slice_mut(), out, x, w, rows, out, inner, false, epilogue)
+        gemm::gemm_at::<T>(precision, y.slice_mut(), out, x, w, rows, out, inner, false, epilogue)
     });
     let mut inputs: smallvec::SmallVec<[&Tensor; 3]> = smallvec::smallvec![x, weight];
     inputs.extend(bias);
@@ -84,14 +85,15 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
             let mut dx = fresh(ctx.needs[0], x.shape())?;
             let mut dw = fresh(ctx.needs[1], w.shape())?;
             let mut db = fresh(ctx.needs.get(2) == Some(&true), &[out])?;
+            let precision = Mode::current().precision;
             kernel!("linear", dy, T => {
                 if let Some(dx) = &mut dx {
                     let (dy, w) = (plain!(dy, out), plain!(w, inner));
-                    gemm::gemm::<T>(dx.slice_mut(), inner, dy, w, rows, inner, out, false, Epilogue::None);
+                    gemm::gemm_at::<T>(precision, dx.slice_mut(), inner, dy, w, rows, inner, out, false, Epilogue::None);
                 }
                 if let Some(dw) = &mut dw {
                     let (dy, x) = (flipped!(dy, out), plain!(x, inner));
-                    gemm::gemm::<T>(dw.slice_mut(), inner, dy, x, out, inner, rows, false, Epilogue::None);
+                    gemm::gemm_at::<T>(precision, dw.slice_mut(), inner, dy, x, out, inner, rows, false, Epilogue::None);
                 }
                 if let Some(db) = &mut db {
                     reduce::forward::<T>(Reduce::Sum, db.slice_mut(), None, dy.slice_ref(), 1, rows, out);

@@ -13,7 +13,7 @@
 use super::grads;
 use super::registry::{Entry, ErrorCase, Input, Sample};
 use super::same_dtype;
-use crate::autograd::record;
+use crate::autograd::{Mode, record};
 use crate::cpu::gemm::{self, Mat};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Dims, Tensor, broadcast_shapes, kernel};
@@ -63,8 +63,9 @@ fn product(a: &Tensor, b: &Tensor, batch: &[usize]) -> Result<Tensor> {
     {
         let rows = tall.shape[0];
         let a_strides = (tall.strides[0], tall.strides[1]);
-        kernel!("matmul", a, T => gemm::gemm::<T>(
-            c.slice_mut(), n,
+        let precision = Mode::current().precision;
+        kernel!("matmul", a, T => gemm::gemm_at::<T>(
+            precision, c.slice_mut(), n,
             Mat { data: a.strided_ref(), row_stride: a_strides.0, col_stride: a_strides.1 },
             Mat { data: b.strided_ref(), row_stride: b.strides()[0], col_stride: b.strides()[1] },
             rows, n, k, false, gemm::Epilogue::None

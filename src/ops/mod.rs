@@ -26,6 +26,7 @@ mod gru;
 mod index;
 mod layer_norm;
 mod linear;
+mod linear_cross_entropy;
 mod lstm;
 mod matmul;
 mod reduce;
@@ -50,6 +51,7 @@ pub use embedding::embedding;
 pub use gru::gru_sequence;
 pub use layer_norm::layer_norm;
 pub use linear::linear;
+pub use linear_cross_entropy::linear_cross_entropy;
 pub use lstm::lstm_sequence;
 pub use rms_norm::rms_norm;
 pub use rnn::{Nonlinearity, rnn_sequence};
@@ -127,7 +129,7 @@ fn expect_u32(op: &'static str, what: &str, x: &Tensor) -> Result<()> {
 /// Refuses a tracked tensor where the operation has no gradient to give: it would be lost silently.
 #[track_caller]
 fn expect_untracked(op: &'static str, what: &str, x: &Tensor) -> Result<()> {
-    if !(x.requires_grad() && crate::autograd::mode::Mode::current().grad) {
+    if !(x.requires_grad() && crate::autograd::Mode::current().grad) {
         return Ok(());
     }
     Err(Error::op(op, format!("{what} would get no gradient; detach() them")))

@@ -289,6 +289,7 @@ pub fn all() -> Vec<Entry> {
         super::linear::entries(),
         super::softmax::entries(),
         super::cross_entropy::entries(),
+        super::linear_cross_entropy::entries(),
         super::binary_cross_entropy::entries(),
         super::crf::entries(),
         super::layer_norm::entries(),

@@ -193,9 +193,9 @@ impl Pool {
         let mut buffer = match recycled {
             Some(buffer) => buffer,
             None => {
-                let mut memory: Vec<Line> = Vec::new();
-                memory.try_reserve_exact(capacity).map_err(|_| too_large())?;
-                memory.resize(capacity, Line::zeroed());
+                // The system's zeros: pages that the class rounds up to are never touched.
+                let memory: Vec<Line> =
+                    bytemuck::allocation::try_zeroed_vec(capacity).map_err(|()| too_large())?;
                 self.misses.fetch_add(1, Relaxed);
                 self.allocated.fetch_add(capacity * LINE, Relaxed);
                 Arc::new(Buffer { lines: memory })

@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use super::schedule::Scheduler;
+use crate::cpu::gemm::Precision;
 use crate::error::{Error, Result};
 use crate::tensor::Device;
 
@@ -33,6 +34,16 @@ pub enum OnNonfinite {
     Stop,
     /// Go back to the newest checkpoint and on from there with other data.
     Rollback,
+}
+
+/// What the numbers of a training step are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NumberFormat {
+    /// `f32` throughout.
+    F32,
+    /// Weights, activations and sums in `f32`, the operands of matrix products rounded to bf16.
+    Bf16,
 }
 
 /// The part of a configuration that every training run has.
@@ -87,6 +98,10 @@ pub struct TrainerConfig {
     pub early_stopping_patience: u32,
     /// The least change of the deciding figure that counts as progress.
     pub early_stopping_threshold: f64,
+    /// What the numbers of a step are.
+    pub precision: NumberFormat,
+    /// How exact the matrix products of a step are where `precision` is f32. Evaluation is always exact.
+    pub matmul_precision: Precision,
     /// The seed of weights, data order and dropout.
     pub seed: u64,
     /// Threads; 0: one a core.
@@ -125,6 +140,8 @@ impl TrainerConfig {
             logging_steps: 10,
             early_stopping_patience: 0,
             early_stopping_threshold: 0.0,
+            precision: NumberFormat::F32,
+            matmul_precision: Precision::Highest,
             seed: 1337,
             threads: 0,
             device: Device::Cpu,
@@ -147,6 +164,14 @@ impl TrainerConfig {
             eval_steps: 50,
             seed: 42,
             ..TrainerConfig::pretraining()
+        }
+    }
+
+    /// How exact the matrix products of a step are.
+    pub fn products(&self) -> Precision {
+        match self.precision {
+            NumberFormat::F32 => self.matmul_precision,
+            NumberFormat::Bf16 => Precision::Medium,
         }
     }
 

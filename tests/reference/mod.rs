@@ -175,6 +175,10 @@ pub fn reference(name: &str, x: &[Array], a: &Attrs) -> Vec<Array> {
         "matmul" => vec![product::matmul(&x[0], &x[1])],
         "linear" => vec![product::linear(&x[0], &x[1], x.get(2))],
         "cross_entropy" => vec![loss::cross_entropy(&x[0], &x[1], x.get(2), a)],
+        "linear_cross_entropy" => {
+            let logits = product::linear(&x[0], &x[2], x.get(3));
+            vec![loss::cross_entropy(&logits, &x[1], None, a)]
+        }
         "binary_cross_entropy_with_logits" => {
             vec![loss::binary_cross_entropy(&x[0], &x[1], x.get(2))]
         }

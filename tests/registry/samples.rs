@@ -153,6 +153,12 @@ fn corners(name: &str) -> Vec<Sample> {
                 .ints("reduction", &[1]),
             Sample::of([float(&[2, 3]), Input::exactly([2], &[9, 1])]).ints("ignore_index", &[9]),
         ],
+        "linear_cross_entropy" => vec![
+            Sample::of([float(&[0, 2]), Input::exactly([0], &[]), float(&[3, 2]), float(&[3])])
+                .ints("reduction", &[1]),
+            Sample::of([float(&[2, 3]), Input::exactly([2], &[9, 1]), float(&[4, 3])])
+                .ints("ignore_index", &[9]),
+        ],
         "binary_cross_entropy_with_logits" => vec![
             Sample::of([float(&[1]), Input::float([1], 0.0, 1.0)]),
             Sample::of([float(&[]), Input::float((), 0.0, 1.0)]),
@@ -277,6 +283,11 @@ pub fn big(name: &str) -> Vec<Sample> {
                 .float("label_smoothing", 0.1)
                 .ints("ignore_index", &[7]),
             Sample::of([float(&[3, 20_011]), Input::ids(3, 20_011)]).ints("reduction", &[2]),
+        ],
+        "linear_cross_entropy" => vec![
+            Sample::of([float(&[317, 40]), Input::ids(317, 251), float(&[251, 40]), float(&[251])])
+                .float("label_smoothing", 0.1)
+                .ints("ignore_index", &[7]),
         ],
         "binary_cross_entropy_with_logits" => vec![Sample::of([
             float(&[317, 251]),

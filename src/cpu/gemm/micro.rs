@@ -16,6 +16,26 @@
 use super::Epilogue;
 use crate::cpu::simd::{Kernel, LANES, Real, Vector};
 
+/// One step of the sums: what is done with an element of A in every lane and a vector of B.
+pub(super) trait Step<V: Vector> {
+    /// Whether both operands are always packed: the other tiles are then not compiled.
+    const PACKED: bool;
+    /// `sum + a · b`.
+    fn step(a: V, b: V, sum: V) -> V;
+}
+
+/// A fused multiply-add: one k a step.
+pub(super) struct Fma;
+
+impl<V: Vector> Step<V> for Fma {
+    const PACKED: bool = false;
+
+    #[inline(always)]
+    fn step(a: V, b: V, sum: V) -> V {
+        a.mul_add(b, sum)
+    }
+}
+
 /// Where the tiles of a product lie. Everything but `c` is read only.
 #[derive(Clone, Copy)]
 pub(super) struct Block<'a, T> {
@@ -55,6 +75,35 @@ pub(super) struct Block<'a, T> {
     pub(super) epilogue: Epilogue<'a, T>,
 }
 
+impl<'a, T: Real> Block<'a, T> {
+    /// The same block where U is T by another name.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn cast<U: Real>(self) -> Block<'a, U> {
+        Block {
+            a: self.a.cast(),
+            a_row: self.a_row,
+            a_col: self.a_col,
+            a_width: self.a_width,
+            a_panel: self.a_panel,
+            b: self.b.cast(),
+            b_row: self.b_row,
+            b_width: self.b_width,
+            b_panel: self.b_panel,
+            b_padded: self.b_padded,
+            c: self.c.cast(),
+            ldc: self.ldc,
+            m: self.m,
+            n: self.n,
+            k: self.k,
+            add: self.add,
+            epilogue: match self.epilogue {
+                Epilogue::None => Epilogue::None,
+                Epilogue::Bias(bias) => Epilogue::Bias(bytemuck::cast_slice(bias)),
+            },
+        }
+    }
+}
+
 /// Rows and columns of a tile on the instruction set in force.
 pub(super) fn tile_size<T: Real>() -> (usize, usize) {
     struct Size;
@@ -87,30 +136,35 @@ impl<T: Real> Kernel<T> for Run<'_, T> {
 
     #[inline(always)]
     fn run<V: Vector<Elem = T>>(self) {
-        let block = self.0;
-        let mut j = 0;
-        for p in 0..block.n.div_ceil(block.b_width) {
-            let end = block.n.min((p + 1) * block.b_width);
-            let mut b = block.b.wrapping_add(p * block.b_panel);
-            // Whole tiles, and the ragged right edge in single vectors where B ends with it.
-            while j < end {
-                let whole = V::TILE.1 * LANES;
-                let tile = if end - j >= whole || block.b_padded { whole } else { LANES };
-                let cols = tile.min(end - j);
-                column::<V>(&block, b, j, cols);
-                b = b.wrapping_add(cols);
-                j += cols;
-            }
+        tiles::<V, Fma>(&self.0);
+    }
+}
+
+/// All tiles of a block.
+#[inline(always)]
+pub(super) fn tiles<V: Vector, S: Step<V>>(block: &Block<V::Elem>) {
+    let mut j = 0;
+    for p in 0..block.n.div_ceil(block.b_width) {
+        let end = block.n.min((p + 1) * block.b_width);
+        let mut b = block.b.wrapping_add(p * block.b_panel);
+        // Whole tiles, and the ragged right edge in single vectors where B ends with it.
+        while j < end {
+            let whole = V::TILE.1 * LANES;
+            let tile = if end - j >= whole || block.b_padded { whole } else { LANES };
+            let cols = tile.min(end - j);
+            column::<V, S>(block, b, j, cols);
+            b = b.wrapping_add(cols);
+            j += cols;
         }
     }
 }
 
 /// All tiles of `cols` columns of C from column j on; `b` is their first column in B.
 #[inline(always)]
-fn column<V: Vector>(block: &Block<V::Elem>, b: *const V::Elem, j: usize, cols: usize) {
+fn column<V: Vector, S: Step<V>>(block: &Block<V::Elem>, b: *const V::Elem, j: usize, cols: usize) {
     let wide = V::TILE.1 > 1 && cols > LANES;
-    let part = cols < LANES && !block.b_padded;
-    let unit = block.a_row == 1;
+    let part = cols < LANES && !block.b_padded && !S::PACKED;
+    let unit = block.a_row == 1 || S::PACKED;
     let mut i = 0;
     for p in 0..block.m.div_ceil(block.a_width) {
         let end = block.m.min((p + 1) * block.a_width);
@@ -121,16 +175,24 @@ fn column<V: Vector>(block: &Block<V::Elem>, b: *const V::Elem, j: usize, cols: 
             // it: rows i..i + rows, columns j..j + cols, and B is read past them only if padded.
             unsafe {
                 match (wide, part, unit) {
-                    (true, _, true) => rows_of::<V, 2, false, true>(block, a, b, i, j, rows, cols),
+                    (true, _, true) => {
+                        rows_of::<V, S, 2, false, true>(block, a, b, i, j, rows, cols)
+                    }
                     (true, _, false) => {
-                        rows_of::<V, 2, false, false>(block, a, b, i, j, rows, cols)
+                        rows_of::<V, S, 2, false, false>(block, a, b, i, j, rows, cols)
                     }
-                    (_, false, true) => rows_of::<V, 1, false, true>(block, a, b, i, j, rows, cols),
+                    (_, false, true) => {
+                        rows_of::<V, S, 1, false, true>(block, a, b, i, j, rows, cols)
+                    }
                     (_, false, false) => {
-                        rows_of::<V, 1, false, false>(block, a, b, i, j, rows, cols)
+                        rows_of::<V, S, 1, false, false>(block, a, b, i, j, rows, cols)
                     }
-                    (_, true, true) => rows_of::<V, 1, true, true>(block, a, b, i, j, rows, cols),
-                    (_, true, false) => rows_of::<V, 1, true, false>(block, a, b, i, j, rows, cols),
+                    (_, true, true) => {
+                        rows_of::<V, S, 1, true, true>(block, a, b, i, j, rows, cols)
+                    }
+                    (_, true, false) => {
+                        rows_of::<V, S, 1, true, false>(block, a, b, i, j, rows, cols)
+                    }
                 }
             }
             a = a.wrapping_add(rows * block.a_row);
@@ -144,7 +206,7 @@ fn column<V: Vector>(block: &Block<V::Elem>, b: *const V::Elem, j: usize, cols: 
 /// # Safety
 /// As [`tile`].
 #[inline(always)]
-unsafe fn rows_of<V: Vector, const N: usize, const PART: bool, const UNIT: bool>(
+unsafe fn rows_of<V: Vector, S: Step<V>, const N: usize, const PART: bool, const UNIT: bool>(
     block: &Block<V::Elem>,
     a: *const V::Elem,
     b: *const V::Elem,
@@ -159,7 +221,7 @@ unsafe fn rows_of<V: Vector, const N: usize, const PART: bool, const UNIT: bool>
             match rows {
                 // SAFETY: handed through.
                 $($r if $r <= V::TILE.0 && N <= V::TILE.1 => unsafe {
-                    tile::<V, $r, N, PART, UNIT>(block, a, b, i, j, cols)
+                    tile::<V, S, $r, N, PART, UNIT>(block, a, b, i, j, cols)
                 },)*
                 _ => {}
             }
@@ -192,7 +254,14 @@ macro_rules! each_row {
 /// A can be read at `a`, R rows, k columns; B at `b`, k rows of N vectors (of `cols` elements with
 /// `PART`); C can be written at rows i..i + R, columns j..j + cols.
 #[inline(always)]
-unsafe fn tile<V: Vector, const R: usize, const N: usize, const PART: bool, const UNIT: bool>(
+unsafe fn tile<
+    V: Vector,
+    S: Step<V>,
+    const R: usize,
+    const N: usize,
+    const PART: bool,
+    const UNIT: bool,
+>(
     block: &Block<V::Elem>,
     a: *const V::Elem,
     b: *const V::Elem,
@@ -219,7 +288,7 @@ unsafe fn tile<V: Vector, const R: usize, const N: usize, const PART: bool, cons
             // SAFETY: A has R rows.
             let x = V::splat(unsafe { *a.add(r * a_row) });
             for v in 0..N {
-                sums[r][v] = x.mul_add(row[v], sums[r][v]);
+                sums[r][v] = S::step(x, row[v], sums[r][v]);
             }
         });
         a = a.wrapping_add(block.a_col);

@@ -22,6 +22,7 @@
 //! others (6 × 16 on AVX2). The idea is Goto and van de Geijn's (2008): every level of the memory holds
 //! what the level below reads many times.
 //!
+//! What several tiles read is packed once, before the tiles; what one reads, by that tile as it goes.
 //! Where packing costs more than it brings, it is left out: A enters the micro-kernel element by element
 //! and is read where it lies unless its columns are far apart, B unless few rows use it; and
 //! products with one row or one column have a path of their own ([`vector`]).
@@ -38,6 +39,7 @@
 //! and then the epilogue. Tiles, packing, transposes, threads and instruction set change who computes
 //! an element and when, never this sum. NaN and infinity go through as IEEE says.
 
+mod bf16;
 mod blocked;
 mod micro;
 mod pack;
@@ -114,6 +116,24 @@ impl<'a, T> Epilogue<'a, T> {
     }
 }
 
+/// How exactly products of f32 are computed; PyTorch's words for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// In f32, the same bits on every machine.
+    #[default]
+    Highest,
+    /// As exact as f32 to the eye of a gradient, by splitting f32 into several bf16 where a machine
+    /// multiplies matrices of bf16 many times faster. No such kernel is here yet: this is `Highest`.
+    High,
+    /// Operands rounded to bf16 (8 bits), sums in f32, where the machine has instructions for it;
+    /// elsewhere as `Highest`.
+    Medium,
+}
+
+/// Below this many multiply-adds rounding and packing cost more than pairs bring.
+const PAIRS_FROM: usize = 1 << 15;
+
 /// `C = A B`, or `C += A B` with `accumulate`, then the epilogue. A is `[m, k]`, B `[k, n]`; row i of C
 /// begins at `c[i · ldc]`. With k = 0 the product is 0.
 ///
@@ -130,7 +150,31 @@ pub fn gemm<T: Real>(
     accumulate: bool,
     epilogue: Epilogue<'_, T>,
 ) {
-    product(c, 0, ldc, (a, 0), (b, 0), 1, m, n, k, accumulate, epilogue);
+    gemm_at(Precision::Highest, c, ldc, a, b, m, n, k, accumulate, epilogue);
+}
+
+/// As [`gemm`], as exactly as `precision` says.
+///
+/// # Panics
+/// When a slice is too short for its shape and strides.
+pub fn gemm_at<T: Real>(
+    precision: Precision,
+    c: &mut [T],
+    ldc: usize,
+    a: Mat<'_, T>,
+    b: Mat<'_, T>,
+    m: usize,
+    n: usize,
+    k: usize,
+    accumulate: bool,
+    epilogue: Epilogue<'_, T>,
+) {
+    let work = m.saturating_mul(n).saturating_mul(k);
+    let pairs = precision == Precision::Medium
+        && m.min(n).min(k) > 1
+        && work >= PAIRS_FROM
+        && bf16::available::<T>();
+    product(pairs, c, 0, ldc, (a, 0), (b, 0), 1, m, n, k, accumulate, epilogue);
 }
 
 /// `count` products of one shape: the i-th reads A at `i · a_stride` and B at `i · b_stride` (a stride of
@@ -153,7 +197,8 @@ pub fn gemm_batched<T: Real>(
     accumulate: bool,
 ) {
     let none = Epilogue::None;
-    product(c, c_stride, ldc, (a, a_stride), (b, b_stride), count, m, n, k, accumulate, none);
+    let (a, b) = ((a, a_stride), (b, b_stride));
+    product(false, c, c_stride, ldc, a, b, count, m, n, k, accumulate, none);
 }
 
 /// One product of a batch, with every matrix in place.
@@ -170,10 +215,13 @@ struct Product<'a, T> {
     k: usize,
     accumulate: bool,
     epilogue: Epilogue<'a, T>,
+    /// Operands are rounded to bf16 and multiplied in pairs.
+    pairs: bool,
 }
 
 /// Checks everything once, so that the kernels may use pointers, and picks a path.
 fn product<T: Real>(
+    pairs: bool,
     c: &mut [T],
     c_stride: usize,
     ldc: usize,
@@ -211,6 +259,7 @@ fn product<T: Real>(
         k,
         accumulate,
         epilogue,
+        pairs,
     };
     if TypeId::of::<T>() == TypeId::of::<f64>() && k > 0 {
         return (0..count).for_each(|i| blocked::double(&item(i)));

@@ -28,10 +28,14 @@ pub(super) struct Source<T> {
     pub(super) k: usize,
 }
 
-/// The room that `lanes` × `k` take in panels of `width`. A vector's worth more than the content: a
-/// panel that is no whole number of vectors wide is written with whole vectors all the same.
+/// The elements that `lanes` × `k` take in panels of `width`.
+pub(super) fn size(lanes: usize, k: usize, width: usize) -> usize {
+    lanes.div_ceil(width) * width * k
+}
+
+/// The room for them, so that what comes after is aligned to a vector.
 pub(super) fn room(lanes: usize, k: usize, width: usize) -> usize {
-    (lanes.div_ceil(width) * width * k + LANES).next_multiple_of(LANES)
+    size(lanes, k, width).next_multiple_of(LANES)
 }
 
 /// Packs `source` into panels of `width`; lanes that are missing in the last panel become 0.
@@ -39,7 +43,7 @@ pub(super) fn room(lanes: usize, k: usize, width: usize) -> usize {
 /// # Safety
 /// All lanes and k of `source` can be read.
 pub(super) unsafe fn pack<T: Real>(dst: &mut [T], source: Source<T>, width: usize) {
-    assert!(dst.len() >= room(source.lanes, source.k, width), "panels need more room");
+    assert!(dst.len() >= size(source.lanes, source.k, width), "panels need more room");
     T::dispatch(Pack { dst, source, width });
 }
 
@@ -55,19 +59,12 @@ impl<T: Real> Kernel<T> for Pack<'_, T> {
     #[inline(always)]
     fn run<V: Vector<Elem = T>>(self) {
         let Pack { dst, source, width } = self;
-        let size = width * source.k;
-        for (p, first) in (0..source.lanes).step_by(width).enumerate() {
-            let panel = &mut dst[p * size..];
-            for at in (0..width).step_by(LANES) {
-                let group = Source {
-                    data: source.data.wrapping_add((first + at) * source.lane),
-                    lanes: source.lanes.saturating_sub(first + at).min(width - at).min(LANES),
-                    ..source
-                };
-                // A panel narrower than a vector is written with whole vectors all the same: what
-                // reaches past a row of it is written over by the next.
-                let reach = if width < LANES { LANES } else { LANES.min(width - at) };
-                let rows = Rows { panel: &mut panel[at..], width, reach };
+        each_group(
+            (dst, source.k),
+            source,
+            width,
+            #[inline(always)]
+            |rows, group| {
                 // SAFETY: the group's lanes are lanes of the source, which the caller vouches for.
                 unsafe {
                     if group.lanes == 0 {
@@ -80,13 +77,39 @@ impl<T: Real> Kernel<T> for Pack<'_, T> {
                         gather::<V>(rows, group);
                     }
                 }
-            }
+            },
+        );
+    }
+}
+
+/// Calls `write` for each vector's worth of lanes of `source` with its place in the panels in `dst`,
+/// which are `deep` rows deep.
+#[inline(always)]
+pub(super) fn each_group<T: Copy>(
+    (dst, deep): (&mut [T], usize),
+    source: Source<T>,
+    width: usize,
+    mut write: impl FnMut(Rows<'_, T>, Source<T>),
+) {
+    let size = width * deep;
+    for (p, first) in (0..source.lanes).step_by(width).enumerate() {
+        let panel = &mut dst[p * size..(p + 1) * size];
+        for at in (0..width).step_by(LANES) {
+            let group = Source {
+                data: source.data.wrapping_add((first + at) * source.lane),
+                lanes: source.lanes.saturating_sub(first + at).min(width - at).min(LANES),
+                ..source
+            };
+            // A panel narrower than a vector is written with whole vectors all the same: what reaches
+            // past a row of it is written over by the next.
+            let reach = if width < LANES { LANES } else { LANES.min(width - at) };
+            write(Rows { panel: &mut panel[at..], width, reach }, group);
         }
     }
 }
 
 /// One vector's place in each row of a panel.
-struct Rows<'a, T> {
+pub(super) struct Rows<'a, T> {
     panel: &'a mut [T],
     /// From one row to the next.
     width: usize,
@@ -96,19 +119,20 @@ struct Rows<'a, T> {
 
 impl<T: Real> Rows<'_, T> {
     #[inline(always)]
-    fn put<V: Vector<Elem = T>>(&mut self, k: usize, v: V) {
+    pub(super) fn put<V: Vector<Elem = T>>(&mut self, k: usize, v: V) {
         let row = &mut self.panel[k * self.width..];
-        if self.reach == LANES {
+        let reach = self.reach.min(row.len());
+        if reach == LANES {
             v.store(row);
         } else {
-            v.store_part(&mut row[..self.reach]);
+            v.store_part(&mut row[..reach]);
         }
     }
 }
 
 /// No lanes at all: zeros.
 #[inline(always)]
-fn fill<V: Vector>(mut rows: Rows<'_, V::Elem>, k: usize) {
+pub(super) fn fill<V: Vector>(mut rows: Rows<'_, V::Elem>, k: usize) {
     for p in 0..k {
         rows.put(p, V::zero());
     }

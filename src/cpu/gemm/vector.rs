@@ -70,49 +70,73 @@ impl<T: Real> Kernel<T> for Outputs<'_, '_, T> {
             Operands { matrix, output, step, x, x_step: p.b.row_stride }
         };
         let c_step = if row { 1 } else { p.ldc };
-        let mut from = 0;
-        while from == 0 || from < p.k {
-            let depth = KC.min(p.k - from);
-            let add = p.accumulate || from > 0;
-            let last = from + depth == p.k;
-            let mut write = inlined(
-                #[inline(always)]
-                |at: usize, width: usize, sum: V| {
-                    let mut sum = sum;
-                    if c_step == 1 {
-                        // SAFETY: outputs of this task alone.
-                        let dst = unsafe { p.c.slice(p.at + at, width) };
-                        if add {
-                            sum = V::load_part(dst).add(sum);
-                        }
-                        finish(p, last, row, at, width, sum).store_part(dst);
-                    } else {
-                        let mut lanes = [T::ZERO; LANES];
-                        for (i, lane) in lanes.iter_mut().enumerate().take(width) {
-                            // SAFETY: an output of this task alone.
-                            *lane = unsafe { p.c.slice(p.at + (at + i) * c_step, 1)[0] };
-                        }
-                        if add {
-                            sum = V::from_array(lanes).add(sum);
-                        }
-                        let lanes = finish(p, last, row, at, width, sum).to_array();
-                        for (i, lane) in lanes.into_iter().enumerate().take(width) {
-                            // SAFETY: as above.
-                            unsafe { p.c.slice(p.at + (at + i) * c_step, 1)[0] = lane };
-                        }
+        let write = inlined(
+            #[inline(always)]
+            |at: usize, width: usize, sum: V, (add, last): (bool, bool)| {
+                let mut sum = sum;
+                if c_step == 1 {
+                    // SAFETY: outputs of this task alone.
+                    let dst = unsafe { p.c.slice(p.at + at, width) };
+                    if add {
+                        sum = V::load_part(dst).add(sum);
                     }
-                },
-            );
-            // SAFETY: `product` has checked that M and x are inside their slices; outputs and k here
-            // are within their shape.
-            unsafe {
-                if operands.output == 1 {
-                    beside::<V>(&operands, (first, len), (from, depth), &mut write);
+                    finish(p, last, row, at, width, sum).store_part(dst);
                 } else {
-                    across::<V>(&operands, (first, len), (from, depth), &mut write);
+                    let mut lanes = [T::ZERO; LANES];
+                    for (i, lane) in lanes.iter_mut().enumerate().take(width) {
+                        // SAFETY: an output of this task alone.
+                        *lane = unsafe { p.c.slice(p.at + (at + i) * c_step, 1)[0] };
+                    }
+                    if add {
+                        sum = V::from_array(lanes).add(sum);
+                    }
+                    let lanes = finish(p, last, row, at, width, sum).to_array();
+                    for (i, lane) in lanes.into_iter().enumerate().take(width) {
+                        // SAFETY: as above.
+                        unsafe { p.c.slice(p.at + (at + i) * c_step, 1)[0] = lane };
+                    }
                 }
+            },
+        );
+        // SAFETY: `product` has checked that M and x are inside their slices; outputs and k here are
+        // within their shape.
+        unsafe {
+            if operands.output != 1 {
+                // All of k at once, except where C comes first in the sum: (C + S₀) + S₁.
+                let step = if p.accumulate { KC } else { p.k.max(1) };
+                let mut from = 0;
+                while from == 0 || from < p.k {
+                    let to = p.k.min(from + step);
+                    let place = (p.accumulate, to == p.k);
+                    across::<V>(
+                        &operands,
+                        (first, len),
+                        (from, to),
+                        p.k,
+                        &mut inlined(
+                            #[inline(always)]
+                            |at, width, sum| write(at, width, sum, place),
+                        ),
+                    );
+                    from += step;
+                }
+                return;
             }
-            from += KC;
+            let mut from = 0;
+            while from == 0 || from < p.k {
+                let depth = KC.min(p.k - from);
+                let place = (p.accumulate || from > 0, from + depth == p.k);
+                beside::<V>(
+                    &operands,
+                    (first, len),
+                    (from, depth),
+                    &mut inlined(
+                        #[inline(always)]
+                        |at, width, sum| write(at, width, sum, place),
+                    ),
+                );
+                from += KC;
+            }
         }
     }
 }
@@ -182,7 +206,9 @@ unsafe fn beside<V: Vector>(
     }
 }
 
-/// Each output dense along k: sixteen of them a vector, turned in registers, two vectors at a time.
+/// Each output dense along k: sixteen of them a vector, turned in registers, two vectors at a time and
+/// the k from `begin` to `end` before the next two, so that M is read from its beginning to its end where
+/// that is `all` of k.
 ///
 /// # Safety
 /// The outputs and k are inside M and x.
@@ -190,48 +216,69 @@ unsafe fn beside<V: Vector>(
 unsafe fn across<V: Vector>(
     o: &Operands<V::Elem>,
     (first, len): (usize, usize),
-    (from, depth): (usize, usize),
+    (begin, end): (usize, usize),
+    all: usize,
     write: &mut impl FnMut(usize, usize, V),
 ) {
-    let whole = depth / LANES * LANES;
+    // Rows behind each other: while two vectors' rows are worked on, the next ones come into the cache,
+    // in the order of memory. That is what a processor does not guess from sixteen rows side by side.
+    let dense = o.output == all;
     let mut at = 0;
     while at < len {
         // Two chains hide each other's latency.
         let pair = at + 2 * LANES <= len;
         let width = LANES.min(len - at);
-        let mut sums = [V::zero(); 2];
-        let start = o.matrix.wrapping_add((first + at) * o.output + from);
-        let other = start.wrapping_add(LANES * o.output);
-        // SAFETY: sixteen outputs each (or `width`) and these k are inside M and x.
-        unsafe {
-            if pair {
-                for k in (0..whole).step_by(LANES) {
-                    let x = o.x.add((from + k) * o.x_step);
-                    let squares = [
-                        turned::<V>(start.add(k), o.output, LANES, LANES),
-                        turned::<V>(other.add(k), o.output, LANES, LANES),
-                    ];
-                    for q in 0..LANES {
-                        let x = V::splat(*x.add(q * o.x_step));
-                        sums[0] = x.mul_add(squares[0][q], sums[0]);
-                        sums[1] = x.mul_add(squares[1][q], sums[1]);
+        let rows = o.matrix.wrapping_add((first + at) * o.output);
+        let next = rows.wrapping_add(2 * LANES * o.output);
+        let mut totals = [V::zero(); 2];
+        let mut from = begin;
+        while from == begin || from < end {
+            let depth = KC.min(end - from);
+            let whole = depth / LANES * LANES;
+            let mut sums = [V::zero(); 2];
+            let start = rows.wrapping_add(from);
+            let other = start.wrapping_add(LANES * o.output);
+            // SAFETY: sixteen outputs each (or `width`) and these k are inside M and x.
+            unsafe {
+                if pair {
+                    for k in (0..whole).step_by(LANES) {
+                        if dense {
+                            let next = next.wrapping_add((from + k) * 2 * LANES);
+                            for line in 0..2 * LANES {
+                                V::prefetch(next.wrapping_add(line * LANES));
+                            }
+                        }
+                        let x = o.x.add((from + k) * o.x_step);
+                        let squares = [
+                            turned::<V>(start.add(k), o.output, LANES, LANES),
+                            turned::<V>(other.add(k), o.output, LANES, LANES),
+                        ];
+                        for q in 0..LANES {
+                            let x = V::splat(*x.add(q * o.x_step));
+                            sums[0] = x.mul_add(squares[0][q], sums[0]);
+                            sums[1] = x.mul_add(squares[1][q], sums[1]);
+                        }
+                    }
+                    if whole < depth {
+                        let rest = (whole, depth - whole);
+                        sums[0] = chain(o, start, from, rest, LANES, sums[0]);
+                        sums[1] = chain(o, other, from, rest, LANES, sums[1]);
+                    }
+                } else {
+                    for k in (0..depth).step_by(LANES) {
+                        let deep = LANES.min(depth - k);
+                        sums[0] = chain(o, start, from, (k, deep), width, sums[0]);
                     }
                 }
-                if whole < depth {
-                    let rest = (whole, depth - whole);
-                    sums[0] = chain(o, start, from, rest, LANES, sums[0]);
-                    sums[1] = chain(o, other, from, rest, LANES, sums[1]);
-                }
-            } else {
-                for k in (0..depth).step_by(LANES) {
-                    let deep = LANES.min(depth - k);
-                    sums[0] = chain(o, start, from, (k, deep), width, sums[0]);
-                }
             }
+            for v in 0..2 {
+                totals[v] = if from == begin { sums[v] } else { totals[v].add(sums[v]) };
+            }
+            from += KC;
         }
-        write(first + at, width, sums[0]);
+        write(first + at, width, totals[0]);
         if pair {
-            write(first + at + LANES, LANES, sums[1]);
+            write(first + at + LANES, LANES, totals[1]);
         }
         at += if pair { 2 * LANES } else { LANES };
     }

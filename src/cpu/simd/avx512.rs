@@ -9,7 +9,7 @@ use super::{LANES, Vector};
 
 /// One 512-bit register.
 #[derive(Clone, Copy)]
-pub(crate) struct F32x1(__m512);
+pub(crate) struct F32x1(pub(crate) __m512);
 
 /// A lane mask for the first `n` lanes.
 #[inline(always)]
@@ -65,6 +65,11 @@ impl Vector for F32x1 {
     unsafe fn store_ptr(self, dst: *mut f32) {
         // SAFETY: the caller promises sixteen writable elements.
         unsafe { _mm512_storeu_ps(dst, self.0) }
+    }
+    #[inline(always)]
+    fn prefetch(at: *const f32) {
+        // SAFETY: a hint, which no address makes fail.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
     }
     #[inline(always)]
     fn add(self, b: Self) -> Self {

@@ -49,6 +49,8 @@ pub(crate) use isa::dispatch_at;
 pub(crate) use shared::Shared;
 pub(crate) use strips::{Strip, Strips, for_pieces, for_strips};
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx512::F32x1;
 pub use isa::{Level, available_levels, force_level, level};
 
 use bytemuck::Pod;
@@ -196,6 +198,12 @@ pub trait Vector: Copy + Send + Sync + 'static {
         }
     }
 
+    /// Asks for the cache line at `at` to be brought close, where the machine can be asked. Any address
+    /// will do.
+    #[inline(always)]
+    fn prefetch(at: *const Self::Elem) {
+        let _ = at;
+    }
     /// 0 in every lane.
     #[inline(always)]
     fn zero() -> Self {

@@ -3,6 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::{pieces, reduce, scratch, tensor_cores};
+use crate::cpu::gemm::Precision;
 use crate::cuda::gpu::{Arg, Grid, args, launch};
 use crate::cuda::{Slice, SliceMut};
 
@@ -66,6 +67,22 @@ pub fn gemm<T>(
     epilogue: Epilogue<'_, T>,
 ) {
     product(c, 0, ldc, a, 0, b, 0, 1, m, n, k, accumulate, epilogue);
+}
+
+/// As [`crate::cpu::gemm::gemm_at`]; the GPU has one way to multiply.
+pub fn gemm_at<T>(
+    _: Precision,
+    c: SliceMut<'_, T>,
+    ldc: usize,
+    a: Mat<'_, T>,
+    b: Mat<'_, T>,
+    m: usize,
+    n: usize,
+    k: usize,
+    accumulate: bool,
+    epilogue: Epilogue<'_, T>,
+) {
+    gemm(c, ldc, a, b, m, n, k, accumulate, epilogue);
 }
 
 /// As [`crate::cpu::gemm::gemm_batched`].

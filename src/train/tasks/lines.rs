@@ -17,7 +17,7 @@ use crate::autograd::no_grad;
 use crate::error::{Error, Result};
 use crate::models::{LanguageModel, ModelConfig, Purpose, estimate_memory};
 use crate::nn::Module;
-use crate::ops::{CrossEntropy, cross_entropy};
+use crate::ops::CrossEntropy;
 use crate::tensor::{DType, Tensor};
 use crate::text::hash::hash_bytes;
 use crate::text::rng::{Rng, shuffled};
@@ -133,9 +133,9 @@ fn loss(
         let hidden = model.hidden(&inputs)?;
         let width = hidden.size(-1)?;
         let flat = hidden.reshape([hidden.numel() / width, width])?;
-        let logits = model.logits(&flat.index_select(0, &gaps.places)?)?;
+        let masked = flat.index_select(0, &gaps.places)?;
         let n = gaps.targets.numel() as u64;
-        return Ok((cross_entropy(&logits, &gaps.targets, &entropy)?, n));
+        return Ok((model.head_loss(&masked, &gaps.targets, &entropy)?, n));
     }
     // Inputs are all but the last token of each row, targets all but the first.
     let (b, t) = (rows.len(), padded.ids.shape()[1] - 1);
@@ -151,7 +151,7 @@ fn loss(
     }
     // What comes after the end of a row is never seen by what comes before it: no mask is needed.
     let hidden = model.hidden(&crate::models::Inputs::new(&shown))?;
-    Ok((cross_entropy(&model.logits(&hidden)?, &targets, &entropy)?, count))
+    Ok((model.head_loss(&hidden, &targets, &entropy)?, count))
 }
 
 /// Evaluates a model on lines: the summed loss in nats and the number of targets. Lines of one length
@@ -271,6 +271,7 @@ fn mean_length(lines: &Lines) -> usize {
 mod tests {
     use super::*;
     use crate::models::{Inputs, build};
+    use crate::ops::cross_entropy;
 
     fn lines(rows: &[&[u32]]) -> Lines {
         let row = |ids: &&[u32]| Sequence { ids: ids.to_vec(), token_type_ids: vec![0; ids.len()] };

@@ -14,7 +14,7 @@ use crate::autograd::no_grad;
 use crate::error::{Error, Result};
 use crate::models::{Inputs, LanguageModel, ModelConfig, Purpose, State, estimate_memory};
 use crate::nn::Module;
-use crate::ops::{CrossEntropy, cross_entropy};
+use crate::ops::CrossEntropy;
 use crate::tensor::Tensor;
 use crate::text::Tokens;
 use crate::text::hash::hash_bytes;
@@ -164,10 +164,10 @@ fn masked_loss(
     let hidden = model.hidden(&Inputs::new(&gaps.ids))?;
     let width = hidden.size(-1)?;
     let rows = hidden.reshape([hidden.numel() / width, width])?;
-    let logits = model.logits(&rows.index_select(0, &gaps.places)?)?;
     let options = CrossEntropy { label_smoothing: smoothing, ..CrossEntropy::default() };
     let count = gaps.targets.numel() as u64;
-    Ok((cross_entropy(&logits, &gaps.targets, &options)?, count))
+    let masked = rows.index_select(0, &gaps.places)?;
+    Ok((model.head_loss(&masked, &gaps.targets, &options)?, count))
 }
 
 /// Evaluates a model on all windows: the summed loss in nats and the number of targets. A recurrent model
@@ -198,9 +198,9 @@ pub fn evaluate(
                 let mut state = model.new_state(lanes.rows)?;
                 for i in 0..lanes.batches {
                     let (inputs, targets) = windows.lane_batch(&lanes, i)?;
-                    let logits = model.logits(&model.hidden_with_state(&inputs, &mut state)?)?;
+                    let hidden = model.hidden_with_state(&inputs, &mut state)?;
                     let n = targets.numel();
-                    add(cross_entropy(&logits, &targets, &options)?, n as u64, n)?;
+                    add(model.head_loss(&hidden, &targets, &options)?, n as u64, n)?;
                 }
             }
             return Ok(());
@@ -215,8 +215,8 @@ pub fn evaluate(
                     add(loss, n, read)?;
                 }
                 None => {
-                    let logits = model.logits(&model.hidden(&Inputs::new(&inputs))?)?;
-                    add(cross_entropy(&logits, &targets, &options)?, read as u64, read)?;
+                    let hidden = model.hidden(&Inputs::new(&inputs))?;
+                    add(model.head_loss(&hidden, &targets, &options)?, read as u64, read)?;
                 }
             }
         }
@@ -269,9 +269,7 @@ impl Task for LmTask {
         };
         let options =
             CrossEntropy { label_smoothing: self.label_smoothing, ..CrossEntropy::default() };
-        let logits = self.model.logits(&hidden)?;
-        drop(hidden);
-        let loss = cross_entropy(&logits, &targets, &options)?;
+        let loss = self.model.head_loss(&hidden, &targets, &options)?;
         Ok(Loss { loss, count: tokens, tokens })
     }
 
@@ -365,6 +363,7 @@ impl Task for LmTask {
 mod tests {
     use super::*;
     use crate::models::build;
+    use crate::ops::cross_entropy;
 
     fn task(model: &str) -> LmTask {
         let config = ModelConfig::preset(model, "nano", 20, Some(6), None).unwrap();

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::Trainer;
-use crate::autograd::{no_grad, training};
+use crate::autograd::{matmul_precision, no_grad, training};
 use crate::error::{Error, Result};
 use crate::train::config::OnNonfinite;
 use crate::train::data::Cursor;
@@ -39,7 +39,7 @@ impl Trainer<'_, '_> {
             self.epoch_begun = Some(self.state.cursor.epoch);
         }
         self.task.begin_step();
-        match self.attempt(lr)? {
+        match matmul_precision(self.config.products(), || self.attempt(lr))? {
             Outcome::Done(mut record) => {
                 self.state.skipped_in_row = 0;
                 self.state.pending_loss.0 += record.loss;

@@ -1,0 +1,255 @@
+//! Products with operands rounded to bf16: half the bytes and two multiply-adds a lane.
+//!
+//! AVX512-BF16's `vdpbf16ps` takes pairs of neighbours along k:
+//!
+//! ```text
+//! sum += a(2p) · b(2p) + a(2p+1) · b(2p+1)        a, b in bf16, sum in f32
+//! ```
+//!
+//! So packing rounds, to nearest even, and lays two k side by side into one element of 32 bits; the
+//! blocks, the panels and the micro-kernel are those of the f32 product with half as many steps. Both
+//! operands are always packed. Blocks of k are summed in f32 in their order, so the bits do not depend on
+//! tiles or threads; they do depend on the machine having the instruction, which flushes denormal numbers.
+//! Where it is missing the f32 product is computed, which is as fast there.
+
+use super::micro::Block;
+use super::pack::Source;
+use crate::cpu::simd::Real;
+
+/// Whether T is f32 and the instruction set in force has products of bf16.
+pub(super) fn available<T: Real>() -> bool {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    {
+        use crate::cpu::simd::{Level, level};
+        std::any::TypeId::of::<T>() == std::any::TypeId::of::<f32>()
+            && level() == Level::Avx512
+            && is_x86_feature_detected!("avx512bf16")
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    false
+}
+
+/// Packs `source` into panels of `width` pairs, ⌈k/2⌉ deep; what is missing becomes 0.
+///
+/// # Safety
+/// All lanes and k of `source` can be read, and the instructions are [`available`].
+pub(super) unsafe fn pack<T: Real>(dst: &mut [T], source: Source<T>, width: usize) {
+    let size = super::pack::size(source.lanes, source.k.div_ceil(2), width);
+    assert!(dst.len() >= size, "panels need more room");
+    #[cfg(target_arch = "x86_64")]
+    {
+        let Source { data, lane, step, lanes, k } = source;
+        let source = Source { data: data.cast::<f32>(), lane, step, lanes, k };
+        // SAFETY: T is f32 and the instructions are there, handed through with the rest.
+        unsafe { x86::pack(bytemuck::cast_slice_mut(dst), source, width) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    unreachable!("no products of bf16 here")
+}
+
+/// [`super::micro::block`] on pairs; `block.k` counts pairs.
+///
+/// # Safety
+/// As [`super::micro::block`] with both operands packed, and the instructions are [`available`].
+pub(super) unsafe fn block<T: Real>(block: Block<'_, T>) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        // SAFETY: T is f32 and the instructions are there, handed through with the rest.
+        unsafe { x86::block(block.cast::<f32>()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = block;
+        unreachable!("no products of bf16 here")
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::super::micro::{Block, Step, tiles};
+    use super::super::pack::{Rows, Source, each_group, fill};
+    use crate::cpu::simd::{F32x1, LANES, Vector, inlined};
+
+    /// A step of two k: the lanes are pairs.
+    struct Pairs;
+
+    impl Step<F32x1> for Pairs {
+        const PACKED: bool = true;
+
+        #[inline(always)]
+        fn step(a: F32x1, b: F32x1, sum: F32x1) -> F32x1 {
+            // SAFETY: inlined into `block`, which has the instruction; a vector of f32 and one of bf16
+            // are the same 512 bits.
+            F32x1(unsafe {
+                _mm512_dpbf16_ps(
+                    sum.0,
+                    std::mem::transmute::<__m512, __m512bh>(a.0),
+                    std::mem::transmute::<__m512, __m512bh>(b.0),
+                )
+            })
+        }
+    }
+
+    #[inline(never)] // the tiles are compiled once
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c,bmi2")]
+    pub(super) fn block(block: Block<'_, f32>) {
+        tiles::<F32x1, Pairs>(&block);
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c,bmi2")]
+    pub(super) fn pack(dst: &mut [f32], source: Source<f32>, width: usize) {
+        let deep = source.k.div_ceil(2);
+        each_group(
+            (dst, deep),
+            source,
+            width,
+            #[inline(always)]
+            |rows, group| {
+                if group.lanes == 0 {
+                    fill::<F32x1>(rows, deep);
+                } else if group.step == 1 && group.lane != 1 {
+                    transpose(rows, group);
+                } else {
+                    pair_up(rows, group);
+                }
+            },
+        );
+    }
+
+    /// bf16 of `low` in the low halves of the lanes, of `high` in the high ones.
+    #[inline(always)]
+    fn interleaved(low: F32x1, high: F32x1) -> F32x1 {
+        // SAFETY: inlined into `pack`, which has the instructions; no memory is touched.
+        F32x1(unsafe {
+            let order = _mm512_set_epi16(
+                31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5,
+                20, 4, 19, 3, 18, 2, 17, 1, 16, 0,
+            );
+            let both = _mm512_cvtne2ps_pbh(high.0, low.0);
+            let both = std::mem::transmute::<__m512bh, __m512i>(both);
+            _mm512_castsi512_ps(_mm512_permutexvar_epi16(order, both))
+        })
+    }
+
+    /// Lanes side by side, or with steps everywhere: two rows at a time.
+    #[inline(always)]
+    fn pair_up(mut rows: Rows<'_, f32>, group: Source<f32>) {
+        let row = inlined(
+            #[inline(always)]
+            |k: usize| {
+                let from = group.data.wrapping_add(k * group.step);
+                if k >= group.k {
+                    F32x1::zero()
+                } else if group.lane == 1 {
+                    // SAFETY: `lanes` elements lie side by side here.
+                    F32x1::load_part(unsafe { std::slice::from_raw_parts(from, group.lanes) })
+                } else {
+                    let mut lanes = [0.0; LANES];
+                    for (lane, x) in lanes.iter_mut().enumerate().take(group.lanes) {
+                        // SAFETY: a lane and a k of the group.
+                        *x = unsafe { *from.add(lane * group.lane) };
+                    }
+                    F32x1::from_array(lanes)
+                }
+            },
+        );
+        for q in 0..group.k.div_ceil(2) {
+            rows.put(q, interleaved(row(2 * q), row(2 * q + 1)));
+        }
+    }
+
+    /// Each lane dense along k: 32 k of sixteen lanes are a square of pairs.
+    #[inline(always)]
+    fn transpose(mut rows: Rows<'_, f32>, group: Source<f32>) {
+        for from in (0..group.k).step_by(2 * LANES) {
+            let depth = (2 * LANES).min(group.k - from);
+            let mut square = [F32x1::zero(); LANES];
+            // A constant bound: the square stays in registers.
+            for lane in 0..LANES {
+                if lane >= group.lanes {
+                    break;
+                }
+                let data = group.data.wrapping_add(lane * group.lane + from);
+                // SAFETY: `depth` elements of this lane follow each other; the instructions are those of
+                // `pack`, into which this is inlined.
+                square[lane] = F32x1(unsafe {
+                    let (low, high) = if depth == 2 * LANES {
+                        (F32x1::load_ptr(data), F32x1::load_ptr(data.add(LANES)))
+                    } else {
+                        let all = std::slice::from_raw_parts(data, depth);
+                        let (low, high) = all.split_at(depth.min(LANES));
+                        (F32x1::load_part(low), F32x1::load_part(high))
+                    };
+                    let both = _mm512_cvtne2ps_pbh(high.0, low.0);
+                    std::mem::transmute::<__m512bh, __m512>(both)
+                });
+            }
+            F32x1::transpose(&mut square);
+            for q in 0..LANES {
+                if q < depth.div_ceil(2) {
+                    rows.put(from / 2 + q, square[q]);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Epilogue, Mat, Precision, gemm, gemm_at};
+    use half::bf16;
+
+    /// Small whole numbers and halves are exact in bf16, and their sums in f32, whatever the order.
+    #[test]
+    fn exact_operands_give_the_f32_product_in_every_layout() {
+        let numbers = |len: usize, by: usize| -> Vec<f32> {
+            (0..len).map(|i| ((i * by % 23) as f32 - 11.0) * 0.5).collect()
+        };
+        for (m, n, k) in [(17, 33, 31), (64, 64, 64), (100, 70, 300), (300, 520, 513)] {
+            let (a, b) = (numbers(m * k, 7), numbers(k * n, 5));
+            let bias = numbers(n, 3);
+            for (a_turned, b_turned) in [(false, false), (false, true), (true, false)] {
+                let mat = |data, rows, cols, turned: bool| {
+                    let (row_stride, col_stride) = if turned { (1, rows) } else { (cols, 1) };
+                    Mat { data, row_stride, col_stride }
+                };
+                let (a, b) = (mat(&a, m, k, a_turned), mat(&b, k, n, b_turned));
+                let (mut want, mut got) = (numbers(m * n, 9), numbers(m * n, 9));
+                let bias = Epilogue::Bias(&bias);
+                gemm(&mut want, n, a, b, m, n, k, true, bias);
+                gemm_at(Precision::Medium, &mut got, n, a, b, m, n, k, true, bias);
+                assert_eq!(got, want, "{m} × {n} × {k}, {a_turned} {b_turned}");
+            }
+        }
+    }
+
+    #[test]
+    fn threads_do_not_change_bits_and_the_error_is_that_of_bf16() {
+        let (m, n, k) = (150, 170, 700);
+        let number = |i: usize| ((i as u32).wrapping_mul(2_654_435_761) >> 8) as f32 / 1.7e7 - 0.5;
+        let a: Vec<f32> = (0..m * k).map(number).collect();
+        let b: Vec<f32> = (0..k * n).map(|i| number(i + 77_777)).collect();
+        let product = |precision| {
+            let mut c = vec![0.0f32; m * n];
+            let mat = |data, row_stride| Mat { data, row_stride, col_stride: 1 };
+            let none = Epilogue::None;
+            gemm_at(precision, &mut c, n, mat(&a, k), mat(&b, n), m, n, k, false, none);
+            c
+        };
+        let first = product(Precision::Medium);
+        for threads in 1..=4 {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            assert_eq!(pool.install(|| product(Precision::Medium)), first, "{threads} threads");
+        }
+        let round = |x: f32| bf16::from_f32(x).to_f64();
+        for (i, got) in first.iter().enumerate() {
+            let (row, col) = (i / n, i % n);
+            let exact: f64 = (0..k).map(|p| round(a[row * k + p]) * round(b[p * n + col])).sum();
+            let plain = (0..k).map(|p| a[row * k + p] as f64 * b[p * n + col] as f64).sum::<f64>();
+            let near = (*got as f64 - exact).abs().min((*got as f64 - plain).abs());
+            assert!(near < 2e-4, "{i}: {got}, rounded operands give {exact}");
+        }
+    }
+}
