@@ -10,7 +10,7 @@
 //!
 //! Where an input was broadcast, its gradient is the sum over the axes along which it was repeated.
 
-use super::registry::{Entry, ErrorCase, Input, Sample};
+use super::entry::{Entry, ErrorCase, Input, Sample};
 use super::{grads, same_dtype};
 use crate::autograd::{Context, Grads, record};
 use crate::cpu::binary::{self, Binary};

@@ -3,7 +3,7 @@
 //! `ℓ = (1−t) x + (1 + (q−1) t) (ln(1 + e^{−|x|}) + max(−x, 0))` with target t in [0, 1] and the weight q
 //! of positives (1 by default); `dx = g (σ(x) (1 + (q−1) t) − q t)`. The mean over all elements.
 
-use super::registry::{Entry, ErrorCase, Input, Sample};
+use super::entry::{Entry, ErrorCase, Input, Sample};
 use super::{expect_shape, expect_untracked, one, same_dtype};
 use crate::autograd::record;
 use crate::cpu::bce_with_logits;

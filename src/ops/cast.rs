@@ -3,8 +3,8 @@
 //! The gradient of a conversion is converted back; the gradient of a copy is itself. Conversion to
 //! `u32` cuts the fraction off and ends the history.
 
+use super::entry::{Entry, ErrorCase, Input, Sample};
 use super::one;
-use super::registry::{Entry, ErrorCase, Input, Sample};
 use crate::autograd::record;
 use crate::error::Result;
 use crate::tensor::{DType, Device, Tensor};

@@ -5,7 +5,7 @@
 
 use smallvec::SmallVec;
 
-use super::registry::{Entry, ErrorCase, Input, Sample};
+use super::entry::{Entry, ErrorCase, Input, Sample};
 use super::same_dtype;
 use crate::autograd::record;
 use crate::cpu::strided;

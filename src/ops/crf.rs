@@ -6,7 +6,7 @@
 //! `de_t(i) = P(y_t = i) − [y_t = i]`, `dA(i, j) = Σ_t P(y_t = i, y_{t+1} = j) − [..]`, by the forward and the
 //! backward variables. [`viterbi`] gives the best path.
 
-use super::registry::{Entry, ErrorCase, Input, Sample};
+use super::entry::{Entry, ErrorCase, Input, Sample};
 use super::{beside, expect_shape, expect_u32, grads, same_dtype};
 use crate::autograd::record;
 use crate::cpu::crf::{self, Chain};

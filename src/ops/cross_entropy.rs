@@ -6,7 +6,7 @@
 //! count. Only lse is kept beside the logits; backward is `dxⱼ = g (pⱼ Σw′ − w′ⱼ)`, with p the softmax and
 //! w′ the smoothed target weights; where nobody else holds the logits it is written over them.
 
-use super::registry::{Entry, ErrorCase, Input, Sample};
+use super::entry::{Entry, ErrorCase, Input, Sample};
 use super::{beside, expect_shape, expect_u32, expect_untracked, one, rows_and_cols, same_dtype};
 use crate::autograd::record;
 use crate::cpu::cross_entropy;

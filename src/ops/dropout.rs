@@ -3,8 +3,8 @@
 //! Element i is kept with probability 1 − p and scaled by 1/(1 − p); whether it is kept is a pure
 //! function of the key (seed, layer, step) and i, so nothing is stored: backward asks again.
 
+use super::entry::{Entry, ErrorCase, Input, Sample};
 use super::one;
-use super::registry::{Entry, ErrorCase, Input, Sample};
 use crate::autograd::record;
 use crate::cpu::dropout;
 use crate::cpu::philox::Key;

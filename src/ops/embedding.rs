@@ -4,7 +4,7 @@
 //! the order of the tokens: the same bits at any thread count. The gradient is dense; where one has arrived
 //! at the table already (from a tied output layer, or an earlier micro-batch) the rows are added to that one.
 
-use super::registry::{Entry, ErrorCase, Input, Sample};
+use super::entry::{Entry, ErrorCase, Input, Sample};
 use super::{beside, expect_u32, one};
 use crate::autograd::record;
 use crate::cpu::{embedding, reduce};

@@ -10,7 +10,7 @@
 //! dh_{t−1} = dh z + da W_hh    dW_hh = Σ_t da_tᵀ h_{t−1}           db_hh = Σ_t da_t
 //! ```
 
-use super::registry::Entry;
+use super::entry::Entry;
 use super::rnn::{check_sequence, last_state, sequence_errors, sequence_samples};
 use crate::autograd::record;
 use crate::cpu::gru;

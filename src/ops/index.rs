@@ -9,7 +9,7 @@
 //! Sums run in the order of j: the same bits at any thread count.
 
 use super::embedding::check_ids;
-use super::registry::{Entry, ErrorCase, Input, Sample};
+use super::entry::{Entry, ErrorCase, Input, Sample};
 use super::{around, beside, expect_u32, grads, one_summed, same_dtype};
 use crate::autograd::record;
 use crate::cpu::index;

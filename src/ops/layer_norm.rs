@@ -9,7 +9,7 @@
 //! dw = Σ rows of dy x̂          db = Σ rows of dy
 //! ```
 
-use super::registry::{Entry, ErrorCase, Input, Sample};
+use super::entry::{Entry, ErrorCase, Input, Sample};
 use super::{expect_shape, rows_and_cols, same_dtype};
 use crate::autograd::record;
 use crate::cpu::layer_norm;

@@ -8,7 +8,7 @@
 //! db = Σ rows of dy
 //! ```
 
-use super::registry::{Entry, ErrorCase, Input, Sample};
+use super::entry::{Entry, ErrorCase, Input, Sample};
 use super::{expect_shape, grads, rows_and_cols, same_dtype};
 use crate::autograd::{Mode, record};
 use crate::cpu::gemm::{self, Epilogue, Mat};

@@ -18,8 +18,8 @@
 //! Wijmans et al. 2024, "Cut your losses in large-vocabulary language models".
 
 use super::cross_entropy::{CrossEntropy, Reduction, check_targets, cross_entropy, total};
+use super::entry::{Entry, ErrorCase, Input, Sample};
 use super::linear::linear;
-use super::registry::{Entry, ErrorCase, Input, Sample};
 use super::{expect_shape, expect_u32, grads, rows_and_cols, same_dtype};
 use crate::autograd::{Mode, record};
 use crate::cpu::gemm::{self, Epilogue, KC, Mat};

@@ -11,7 +11,7 @@
 //! dW_hh = Σ_t dz_tᵀ h_{t−1}          db_hh = Σ_t dz_t           dgx = dz
 //! ```
 
-use super::registry::Entry;
+use super::entry::Entry;
 use super::rnn::{check_sequence, last_state, sequence_errors, sequence_samples};
 use crate::autograd::record;
 use crate::cpu::lstm;

@@ -10,8 +10,8 @@
 //! Transposed and other strided matrices are read where they lie. A matrix `B` shared by a whole batch
 //! makes one tall product of it: `[…, m, k] · [k, n] = […·m, k] · [k, n]`.
 
+use super::entry::{Entry, ErrorCase, Input, Sample};
 use super::grads;
-use super::registry::{Entry, ErrorCase, Input, Sample};
 use super::same_dtype;
 use crate::autograd::{Mode, record};
 use crate::cpu::gemm::{self, Mat};

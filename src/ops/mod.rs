@@ -22,6 +22,7 @@ mod crf;
 mod cross_entropy;
 mod dropout;
 mod embedding;
+mod entry;
 mod gru;
 mod index;
 mod layer_norm;

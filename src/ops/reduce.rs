@@ -9,7 +9,7 @@
 //! An empty list of axes means all of them. Sums are added up in a fixed order: the same bits at
 //! any thread count.
 
-use super::registry::{Entry, ErrorCase, Input, Sample};
+use super::entry::{Entry, ErrorCase, Input, Sample};
 use super::{around, one};
 use crate::autograd::record;
 use crate::cpu::reduce::{self, Reduce};

@@ -8,7 +8,7 @@
 //! dW_hh    = Σ_t dz_tᵀ h_{t−1}           db_hh = Σ_t dz_t           dgx = dz
 //! ```
 
-use super::registry::{Entry, ErrorCase, Input, Sample};
+use super::entry::{Entry, ErrorCase, Input, Sample};
 use super::{expect_shape, same_dtype};
 use crate::autograd::record;
 use crate::cpu::rnn;

@@ -10,7 +10,7 @@
 //! ```
 
 use super::dropout::{key_from_ints, key_to_ints};
-use super::registry::{Entry, ErrorCase, Input, Sample};
+use super::entry::{Entry, ErrorCase, Input, Sample};
 use super::{beside, expect_shape, expect_u32, grads, one, same_dtype};
 use crate::autograd::{Context, record};
 use crate::cpu::attention::{self, Shape, Strides};
@@ -271,7 +271,7 @@ fn fused_strides(t: usize, c: usize, d: usize) -> (Strides, Strides) {
 }
 
 pub(super) fn entries() -> Vec<Entry> {
-    fn options(a: &super::registry::Attrs, mask: Option<&Tensor>) -> Attention {
+    fn options(a: &super::entry::Attrs, mask: Option<&Tensor>) -> Attention {
         let key = Key { seed: 7, stream: 1, step: 2 };
         Attention {
             causal: a.flag("causal"),

@@ -7,8 +7,8 @@
 //! log_softmax:   dx = dy − eʸ · Σ dy
 //! ```
 
+use super::entry::{Entry, ErrorCase, Input, Sample};
 use super::one;
-use super::registry::{Entry, ErrorCase, Input, Sample};
 use super::rows_and_cols;
 use crate::autograd::record;
 use crate::cpu::softmax;

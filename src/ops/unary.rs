@@ -17,7 +17,7 @@
 //!
 //! GELU: Hendrycks and Gimpel 2016; its tanh form is GPT-2's. SiLU: Elfwing et al. 2017.
 
-use super::registry::{Attrs, Entry, ErrorCase, Input, Sample};
+use super::entry::{Attrs, Entry, ErrorCase, Input, Sample};
 use super::{grads, one};
 use crate::autograd::{Context, Grads, record};
 use crate::cpu::unary::{self, Saves, Unary};

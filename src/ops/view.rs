@@ -3,8 +3,8 @@
 //! No element moves. Backward undoes the change of layout on the gradient; a view that leaves
 //! elements out (`slice`) puts its gradient into zeros.
 
+use super::entry::{Entry, ErrorCase, Input, Sample};
 use super::one;
-use super::registry::{Entry, ErrorCase, Input, Sample};
 use crate::autograd::record;
 use crate::cpu::strided;
 use crate::error::{Error, Result};

@@ -3,7 +3,7 @@
 //! `y = cond ? a : b`. Backward: `da = cond ? dy : 0`, `db = cond ? 0 : dy`, summed over broadcast axes.
 //! `masked_fill(mask, v)` is `mask ? v : x`. Masks are `u32`, any value but 0 counts as true.
 
-use super::registry::{Entry, ErrorCase, Input, Sample};
+use super::entry::{Entry, ErrorCase, Input, Sample};
 use super::{beside, expect_u32, grads, same_dtype};
 use crate::autograd::record;
 use crate::cpu::binary;
