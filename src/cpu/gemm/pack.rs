@@ -92,6 +92,9 @@ pub(super) fn each_group<T: Copy>(
     mut write: impl FnMut(Rows<'_, T>, Source<T>),
 ) {
     let size = width * deep;
+    if size == 0 {
+        return;
+    }
     for (p, first) in (0..source.lanes).step_by(width).enumerate() {
         let panel = &mut dst[p * size..(p + 1) * size];
         for at in (0..width).step_by(LANES) {
