@@ -24,7 +24,9 @@ fn sources() -> Vec<(PathBuf, String)> {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|e| e == "rs") && !path.ends_with("registry.rs")
+            } else if path.extension().is_some_and(|e| e == "rs")
+                && !path.ends_with("registry.rs")
+                && !path.ends_with("entry.rs")
             {
                 let text = std::fs::read_to_string(&path).unwrap();
                 files.push((path, text));
