@@ -21,6 +21,9 @@ thread_local! {
 /// from earlier uses: `f` writes before it reads.
 pub(crate) fn with<T: Pod, R>(len: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
     let lines = (len * size_of::<T>()).div_ceil(size_of::<Line>());
+    if lines == 0 {
+        return f(&mut []);
+    }
     let mut buffer = take(lines);
     if buffer.len() < lines {
         buffer.resize(lines, Line([0; 8]));
