@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use handloom::models::{self, folder};
+use handloom::models::{self, on_disk};
 use handloom::text::conll::TaggedSet;
 use handloom::text::hash::{fold, hash_bytes};
 use handloom::text::labelled::{LabelledSet, ReadOptions};
@@ -41,7 +41,7 @@ pub fn safetensors(bytes: &[u8]) {
 }
 
 pub fn model_config(bytes: &[u8]) {
-    if let Ok((config, _)) = folder::parse_config(bytes, "fuzz") {
+    if let Ok((config, _)) = on_disk::parse_config(bytes, "fuzz") {
         let count = config.num_parameters();
         let _ = models::estimate_memory(&config, usize::MAX, usize::MAX).total();
         assert!(count.is_some(), "accepted, but its parameters cannot be counted");

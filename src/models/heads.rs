@@ -4,26 +4,17 @@
 //! last token, a BERT by `classifier.{weight,bias}` on the pooler; both tag tokens by `classifier`.
 //! Recurrent models use `classifier` throughout.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
-use super::folder::{config_text, weights_from_bytes, weights_to_bytes};
+use super::on_disk::{
+    config_text, expect_labels, label_entries, weights_from_bytes, weights_to_bytes,
+};
 use super::tagger::{Sentence, Tagger, expect_words, rectangle};
 use super::{Inputs, LanguageModel, ModelConfig, Purpose};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::nn::{Crf, Dropout, Init, Linear, Module, Visitor};
 use crate::ops::{self, CrossEntropy};
 use crate::tensor::Tensor;
-
-/// Refuses no labels, and one twice.
-pub(super) fn expect_labels(labels: &[String]) -> Result<()> {
-    if labels.is_empty() {
-        return Err(Error::Usage("a classifier needs at least one label".into()));
-    }
-    if let Some(twice) = labels.iter().enumerate().find(|(i, label)| labels[..*i].contains(label)) {
-        return Err(Error::Usage(format!("the label `{}` occurs twice", twice.1)));
-    }
-    Ok(())
-}
 
 /// Makes the linear layer of a classifier, with the first values of its family.
 fn linear(
@@ -40,17 +31,6 @@ fn linear(
         ModelConfig::Bert(c) => Linear::normal(&at, width, labels.len(), bias, c.initializer_range),
         ModelConfig::Rnn(_) => Linear::new(&at, width, labels.len(), bias),
     }
-}
-
-/// The entries of `config.json` that a classifier adds: architecture and labels.
-pub(super) fn entries(architecture: &str, labels: &[String]) -> Map<String, Value> {
-    let mut map = Map::new();
-    map.insert("architectures".into(), json!([architecture]));
-    let by_id = labels.iter().enumerate().map(|(i, label)| (i.to_string(), label.as_str().into()));
-    map.insert("id2label".into(), Value::Object(by_id.collect()));
-    let by_label = labels.iter().enumerate().map(|(i, label)| (label.clone(), i.into()));
-    map.insert("label2id".into(), Value::Object(by_label.collect()));
-    map
 }
 
 /// One label a text.
@@ -112,7 +92,7 @@ impl SequenceClassifier {
 
     /// What `config.json` says beside the body's sizes.
     pub fn config_entries(&self) -> Map<String, Value> {
-        entries(
+        label_entries(
             match self.body.config() {
                 ModelConfig::Gpt(_) => "GPT2ForSequenceClassification",
                 ModelConfig::Bert(_) => "BertForSequenceClassification",
@@ -191,7 +171,7 @@ impl TokenClassifier {
 
     /// What `config.json` says beside the body's sizes.
     pub fn config_entries(&self) -> Map<String, Value> {
-        let mut entries = entries(
+        let mut entries = label_entries(
             match self.body.config() {
                 ModelConfig::Gpt(_) => "GPT2ForTokenClassification",
                 ModelConfig::Bert(_) => "BertForTokenClassification",

@@ -11,14 +11,16 @@
 //! # Reading order
 //!
 //! [`config`] and [`sizes`]: what there is. [`gpt`], [`bert`], [`rnn_lm`]: the bodies. [`heads`]:
-//! classifiers. [`tagger`]: what all taggers share; [`word_tagger`]: one that needs no body. [`folder`]: Hugging Face's folders, read and written; [`peft`]: adapters. [`tutorial`]: the two models
-//! of the tutorial.
+//! classifiers. [`tagger`]: what all taggers share; [`word_tagger`]: one that needs no body. [`on_disk`]: names, layout
+//! and `config.json`; [`folder`]: Hugging Face's folders, read and written; [`peft`]: adapters. [`tutorial`]: the
+//! two models of the tutorial.
 
 pub mod bert;
 pub mod config;
 pub mod folder;
 pub mod gpt;
 pub mod heads;
+pub mod on_disk;
 pub mod peft;
 pub mod rnn_lm;
 pub mod safetensors;

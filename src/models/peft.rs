@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use super::ModelConfig;
-use super::folder::{CONFIG, is_transposed, labels_of, name_here, read_config};
+use super::on_disk::{CONFIG, is_transposed, labels_of, name_here, read_config_in};
 use super::safetensors::{from_bytes, read, to_bytes};
 use crate::autograd::no_grad;
 use crate::error::{Error, Result};
@@ -283,7 +283,7 @@ impl Adapter {
     /// What the base's `config.json` says, with head and labels of the adapter: those of the base, of
     /// the model folder that the adapter stands in, or else `LABEL_0`, `LABEL_1`, ….
     pub(super) fn json(&self) -> Result<Map<String, Value>> {
-        let (config, mut json) = read_config(&self.base)?;
+        let (config, mut json) = read_config_in(&self.base)?;
         let ending = match self.task.as_deref() {
             Some("SEQ_CLS") => "ForSequenceClassification",
             Some("TOKEN_CLS") => "ForTokenClassification",
@@ -295,7 +295,7 @@ impl Adapter {
         let classes = whole.iter().find(|(name, _)| head.contains(&name.as_str()));
         let classes = classes.map_or(0, |(_, weight)| weight.shape()[0]);
         if labels_of(&json)?.len() != classes {
-            let around = self.dir.parent().and_then(|dir| read_config(dir).ok());
+            let around = self.dir.parent().and_then(|dir| read_config_in(dir).ok());
             let id2label = around.and_then(|(_, mut json)| json.remove("id2label"));
             let numbered = || {
                 let label = |i: usize| (i.to_string(), json!(format!("LABEL_{i}")));

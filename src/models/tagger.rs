@@ -10,8 +10,6 @@
 //! cross-entropy of each word, or by a CRF. Decoding is Viterbi in both cases: `I-X` follows `B-X` or `I-X` only
 //! and never stands first.
 
-use std::path::Path;
-
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
@@ -161,19 +159,6 @@ pub fn decode(
     let paths = ops::viterbi(&emissions, &tables, &lengths(rows)?)?.to_vec::<u32>()?;
     let width = emissions.shape()[1].max(1);
     Ok(paths.chunks(width).zip(rows).map(|(path, row)| path[..row.words].to_vec()).collect())
-}
-
-/// Opens a tagger of either kind.
-///
-/// # Errors
-/// When the folder holds none, or a file is missing or damaged.
-pub fn open_tagger(dir: impl AsRef<Path>) -> Result<Box<dyn Tagger>> {
-    let dir = dir.as_ref();
-    let json = super::folder::read_json(dir)?;
-    if json.get("model_type").and_then(Value::as_str) == Some(super::word_tagger::MODEL_TYPE) {
-        return Ok(Box::new(super::WordTagger::from_pretrained(dir)?));
-    }
-    Ok(Box::new(super::TokenClassifier::from_pretrained(dir)?))
 }
 
 /// Refuses a batch with an empty sentence.

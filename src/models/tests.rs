@@ -338,9 +338,9 @@ fn taggers_come_back_from_their_folders() {
         std::fs::create_dir_all(&folder).unwrap();
         let saved = tagger(model, crf);
         let config = saved.config_json(&serde_json::Map::new());
-        std::fs::write(folder.join(folder::CONFIG), config).unwrap();
+        std::fs::write(folder.join(on_disk::CONFIG), config).unwrap();
         std::fs::write(folder.join(safetensors::WEIGHTS), saved.weights().unwrap()).unwrap();
-        let back = tagger::open_tagger(&folder).unwrap();
+        let back = folder::open_tagger(&folder).unwrap();
         std::fs::remove_dir_all(&folder).unwrap();
         assert_eq!((back.labels(), back.crf().is_some()), (saved.labels(), crf));
         let all = sentences(model);

@@ -16,8 +16,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::folder::{labels_of, read_json};
-use super::heads::{entries, expect_labels};
+use super::on_disk::{expect_labels, label_entries, labels_of, read_json_in};
 use super::safetensors::{from_bytes, read_folder, to_bytes};
 use super::tagger::{Sentence, Tagger, expect_words};
 use crate::autograd::Scope;
@@ -192,7 +191,7 @@ impl WordTagger {
     /// When a file is missing or damaged.
     pub fn from_pretrained(dir: impl AsRef<Path>) -> Result<WordTagger> {
         let dir = dir.as_ref();
-        let json = read_json(dir)?;
+        let json = read_json_in(dir)?;
         let bad = |text: String| Error::Data(format!("{}: config.json: {text}", dir.display()));
         let config: WordTaggerConfig =
             serde_json::from_value(Value::Object(json.clone())).map_err(|e| bad(e.to_string()))?;
@@ -309,7 +308,7 @@ impl Tagger for WordTagger {
     }
 
     fn config_json(&self, extra: &Map<String, Value>) -> String {
-        let mut json = entries("WordTagger", &self.labels);
+        let mut json = label_entries("WordTagger", &self.labels);
         json.insert("model_type".into(), MODEL_TYPE.into());
         if let Ok(Value::Object(sizes)) = serde_json::to_value(&self.config) {
             json.extend(sizes);

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::control::Control;
 use super::data::Sequence;
 use super::labelled::Columns;
-use super::pretrain::PretrainConfig;
+use super::pretrain::settings::PretrainConfig;
 use super::tasks::lines::Lines;
 use crate::error::{Error, Result};
 use crate::text::conll::TaggedSet;

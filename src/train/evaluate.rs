@@ -19,6 +19,7 @@ use super::tasks::lines::{self, LineOptions};
 use super::tasks::lm::{self, lm_figures};
 use super::tasks::tag;
 use crate::error::{Error, Result};
+use crate::models::on_disk::names_architecture;
 use crate::models::{LanguageModel, ModelConfig, folder};
 use crate::nn::Module;
 use crate::tensor::Device;
@@ -113,7 +114,7 @@ pub fn run(config: &EvaluateConfig, control: &mut Control<'_>) -> Result<Evaluat
         let task = match &config.task {
             Some(task) => task.as_str(),
             None if tagging_task(&dir)?.is_some() => "tag",
-            None if holds(&json, "ForSequenceClassification") => "classify",
+            None if names_architecture(&json, "ForSequenceClassification") => "classify",
             None => "lm",
         };
         match task {
@@ -125,12 +126,6 @@ pub fn run(config: &EvaluateConfig, control: &mut Control<'_>) -> Result<Evaluat
             }
         }
     })?
-}
-
-/// Whether `config.json` names an architecture that ends so.
-pub(super) fn holds(json: &Map<String, Value>, ending: &str) -> bool {
-    let names = json.get("architectures").and_then(Value::as_array);
-    names.into_iter().flatten().filter_map(Value::as_str).any(|name| name.ends_with(ending))
 }
 
 fn language_model(config: &EvaluateConfig, control: &mut Control<'_>) -> Result<Evaluation> {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Map;
 
 use crate::error::{Error, Result};
-use crate::models::folder::{CONFIG, config_text, weights_from_bytes, weights_to_bytes};
+use crate::models::on_disk::{CONFIG, config_text, weights_from_bytes, weights_to_bytes};
 use crate::models::peft::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_from_bytes, adapter_to_bytes};
 use crate::models::{ModelConfig, SequenceClassifier};
 use crate::nn::Module;

@@ -9,8 +9,9 @@ use serde_json::Value;
 use super::pretrained::{Extras, check_vocabulary, model_dir, open_tokenizer};
 use super::tasks::tag::{TagExamples, TagKind};
 use crate::error::{Error, Result};
-use crate::models::folder::{read_config, read_json};
-use crate::models::tagger::{Sentence, Tagger, open_tagger};
+use crate::models::folder::{open_tagger, read_config, read_json};
+use crate::models::on_disk::names_architecture;
+use crate::models::tagger::{Sentence, Tagger};
 use crate::models::{ModelConfig, word_tagger};
 use crate::text::conll::{TaggedSet, bio_labels};
 use crate::text::rng::shuffled;
@@ -243,8 +244,8 @@ impl TagReader {
 pub fn tagging_task(dir: &Path) -> Result<Option<TagKind>> {
     let json = read_json(dir)?;
     let name = json.get("finetuning_task").and_then(Value::as_str);
-    let tagger = super::evaluate::holds(&json, "ForTokenClassification")
-        || super::evaluate::holds(&json, "WordTagger");
+    let tagger = names_architecture(&json, "ForTokenClassification")
+        || names_architecture(&json, "WordTagger");
     Ok(match name {
         Some("srl") if tagger => Some(TagKind::Srl),
         _ if tagger => Some(TagKind::Ner),

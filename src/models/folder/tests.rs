@@ -2,7 +2,8 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::super::safetensors::INDEX;
+use super::super::on_disk::weights_from_bytes;
+use super::super::safetensors::{INDEX, to_bytes};
 use super::*;
 use crate::models::Inputs;
 use crate::tensor::DType;

@@ -424,7 +424,7 @@ impl Task for TagTask {
         let mut extra = Map::new();
         extra.insert("finetuning_task".into(), self.options.kind.name().into());
         let config = self.tagger.config_json(&extra);
-        write(crate::models::folder::CONFIG, config.as_bytes())?;
+        write(crate::models::on_disk::CONFIG, config.as_bytes())?;
         write(WEIGHTS, &self.tagger.weights()?)?;
         write_adapter(&self.tagger, write)
     }
