@@ -18,7 +18,7 @@
 
 use super::rows::{column_sums, each, fold, keep, load, store, sums};
 use super::scratch;
-use super::simd::{Kernel, Real, Vector, for_pieces, math};
+use super::simd::{Kernel, Real, Vector, for_pieces, inlined, math};
 
 /// What a pair of tags costs, in simple element operations.
 const COST: usize = 12;
@@ -100,8 +100,10 @@ impl<T: Real> Kernel<T> for Forward<'_, T> {
                 k,
                 #[inline(always)]
                 |at, n| {
-                    let from =
-                        |i: usize| load::<V>(transitions, i * k + at, n).add(V::splat(before[i]));
+                    let from = inlined(
+                        #[inline(always)]
+                        |i: usize| load::<V>(transitions, i * k + at, n).add(V::splat(before[i])),
+                    );
                     let mut top = from(0);
                     for i in 1..k {
                         top = from(i).max(top);

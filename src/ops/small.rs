@@ -51,6 +51,8 @@ fn call(entry: &Entry, inputs: &[Tensor], attrs: &Attrs, moving: &[usize]) -> Re
 fn everything() -> (usize, Vec<u32>) {
     let (mut calls, mut bits) = (0, Vec::new());
     for entry in registry::all() {
+        let start = std::time::Instant::now();
+        let before = calls;
         for sample in (entry.samples)() {
             let inputs = sample.tensors(DType::F32, 7).unwrap();
             let floats: Vec<usize> = match entry.differentiable {
@@ -63,6 +65,9 @@ fn everything() -> (usize, Vec<u32>) {
                 .or_else(|_| call(&entry, &inputs, &sample.attrs, &floats[..floats.len().min(1)]));
             bits.extend(got.unwrap_or_else(|e| panic!("{} {sample:?}: {e}", entry.name)));
             calls += 1;
+        }
+        if cfg!(miri) {
+            println!("  {}: {} calls in {:.1?}", entry.name, calls - before, start.elapsed());
         }
     }
     no_grad(|| {
