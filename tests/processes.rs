@@ -295,16 +295,88 @@ fn a_limit_on_file_sizes_is_an_error_and_not_a_death() {
 #[test]
 fn a_closed_or_full_stdout_is_told_or_ignored() {
     let folder = Folder::new();
-    let piped = |line: &str| {
+    let bash = |line: &str| {
         let mut command = Command::new("bash");
         command.args(["-c", line, env!("CARGO_BIN_EXE_handloom")]).current_dir(&folder.0);
         command.output().unwrap()
     };
+    let full = Path::new("/dev/full").exists();
     for arguments in ["info", "info --json", "--help", "tokenizer encode --help"] {
-        let line = format!("set -o pipefail; \"$0\" {arguments} | head -n 1 >/dev/null");
-        let output = piped(&line);
-        let said = said(&output);
-        assert!(!said.contains("panic") && !said.contains("bug"), "{arguments}: {said}");
-        assert_eq!(output.status.signal(), None);
+        let piped = bash(&format!("set -o pipefail; \"$0\" {arguments} | head -n 1 >/dev/null"));
+        let closed = bash(&format!("\"$0\" {arguments} >&-"));
+        for output in [piped, closed] {
+            assert_eq!(code(&output), Some(0), "{arguments}: {}", said(&output));
+            assert_eq!(said(&output), "", "{arguments}");
+        }
+        if full {
+            let output = bash(&format!("\"$0\" {arguments} >/dev/full"));
+            assert_eq!(code(&output), Some(3), "{arguments}: {}", said(&output));
+            assert!(said(&output).contains("cannot write to stdout"), "{}", said(&output));
+        }
     }
+    // A run needs neither stdout nor stderr.
+    let line = format!("exec \"$0\" {} >&- 2>&-", pretrain("run", "5").join(" "));
+    assert_eq!(code(&bash(&line)), Some(0));
+    assert_eq!(folder.newest("run"), Some(5));
+}
+
+/// A memory control group for a test, gone afterwards.
+struct Group(PathBuf);
+
+impl Group {
+    /// A control group below the own one that may take `bytes`; `None` where they cannot be made.
+    fn new(bytes: u64) -> Option<Group> {
+        let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+        let own = |prefix: &str| {
+            groups.lines().find_map(|line| line.split_once(prefix)).map(|(_, path)| path.to_owned())
+        };
+        let places = [
+            (own(":memory:").map(|p| format!("/sys/fs/cgroup/memory{p}")), "memory.limit_in_bytes"),
+            (own("0::").map(|p| format!("/sys/fs/cgroup{p}")), "memory.max"),
+        ];
+        places.into_iter().find_map(|(place, limit)| {
+            let group = Path::new(&place?).join(format!("handloom-{}", std::process::id()));
+            std::fs::create_dir(&group).ok()?;
+            let group = Group(group);
+            std::fs::write(group.0.join(limit), bytes.to_string()).ok()?;
+            Some(group)
+        })
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn a_run_that_does_not_fit_is_refused_before_it_starts() {
+    let folder = Folder::new();
+    let refused = |output: &Output| {
+        assert_eq!(code(output), Some(2), "{}", said(output));
+        for word in ["weights", "optimi", "activations", "--batch-size"] {
+            assert!(said(output).contains(word), "no {word} in {}", said(output));
+        }
+        assert!(!folder.0.join("run").exists(), "nothing was begun");
+    };
+    let mut huge = pretrain("run", "5");
+    let width = huge.iter().position(|arg| *arg == "16").unwrap();
+    huge[width] = "1000000";
+    refused(&folder.run(&huge));
+    // The limit of a control group, where this test may set one: a model of 34 million weights.
+    let Some(group) = Group::new(256 << 20) else {
+        println!("no control group can be made here; its limits are read in train::memory's tests");
+        return;
+    };
+    let mut large = pretrain("run", "5");
+    large[width] = "1664";
+    let line = format!("echo $$ >{}/cgroup.procs && exec \"$0\" \"$@\"", group.0.display());
+    let within = |args: &[&str]| {
+        let program = ["-c", &line, env!("CARGO_BIN_EXE_handloom")];
+        Command::new("sh").args(program).args(args).current_dir(&folder.0).output().unwrap()
+    };
+    refused(&within(&large));
+    let small = within(&pretrain("run", "5"));
+    assert_eq!(code(&small), Some(0), "{}", said(&small));
 }

@@ -119,9 +119,9 @@ pub fn main() -> ExitCode {
     let cli = match command.try_get_matches_from(argv).and_then(|m| Cli::from_arg_matches(&m)) {
         Ok(cli) => cli,
         Err(error) => {
-            // A reader that has gone away is nobody's error.
-            let _ = error.print();
-            return ExitCode::from(error.exit_code() as u8);
+            let code = error.exit_code() as u8;
+            let printed = error.print().map_err(|why| terminal::unwritten(&why));
+            return ExitCode::from(printed.map_or_else(|other| code.max(other), |()| code));
         }
     };
     terminal::set(cli.color.unwrap_or_default(), cli.quiet);

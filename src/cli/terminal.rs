@@ -112,7 +112,8 @@ pub fn width() -> usize {
     terminal_size::terminal_size_of(std::io::stderr()).map_or(100, |(w, _)| w.0 as usize)
 }
 
-/// Prints a line of results on stdout. Ends the process quietly when nobody reads any more.
+/// Prints a line of results on stdout. Ends the process quietly when nobody reads any more, and with a
+/// sentence and exit code 3 when the result cannot be written where it was sent (a full disk).
 pub fn out(line: impl Display) {
     write_out(format_args!("{line}\n"));
 }
@@ -124,9 +125,18 @@ pub fn out_piece(piece: &str) {
 
 fn write_out(text: std::fmt::Arguments) {
     let mut stdout = std::io::stdout().lock();
-    if stdout.write_fmt(text).and_then(|()| stdout.flush()).is_err() {
-        std::process::exit(0);
+    if let Err(error) = stdout.write_fmt(text).and_then(|()| stdout.flush()) {
+        std::process::exit(unwritten(&error).into());
     }
+}
+
+/// The exit code after stdout could not be written.
+pub fn unwritten(why: &std::io::Error) -> u8 {
+    if why.kind() == std::io::ErrorKind::BrokenPipe {
+        return 0;
+    }
+    error(format_args!("cannot write to stdout: {why}"));
+    3
 }
 
 /// Prints a line for the person at the keyboard on stderr, unless `--quiet`. A closed stderr is

@@ -416,6 +416,14 @@ mod tests {
     }
 
     #[test]
+    fn of_equal_paths_the_one_with_the_lower_tags_wins() {
+        let (zeros, mut paths) = ([0.0f64; 12], [9; 4]);
+        let chain = Chain { transitions: &zeros[..9], start: &zeros[..3], end: &zeros[..3] };
+        viterbi(&mut paths, &zeros, chain, &[4], 4, 3);
+        assert_eq!(paths, [0; 4]);
+    }
+
+    #[test]
     fn threads_and_instruction_sets_do_not_change_bits() {
         let case = case(37, 20, 19);
         same_bits(|| run(&case, narrow).concat());

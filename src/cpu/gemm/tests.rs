@@ -106,6 +106,25 @@ fn ragged_shapes_layouts_and_zero_sizes() {
     });
 }
 
+/// Each path through the kernels once, small enough for Miri: dense and packed operands, rows and columns
+/// beyond a tile, more than one block of k, and the products with one row or column.
+#[test]
+fn every_path_on_small_products() {
+    let all = [(0, 0), (0, 1), (1, 0), (1, 1), (2, 2), (3, 3), (3, 0), (0, 3)];
+    at_every_level(|_| {
+        for layouts in all {
+            check(15, 33, 18, layouts, false, true);
+            check(1, 21, 18, layouts, false, true);
+            check(21, 1, 18, layouts, true, false);
+        }
+        check(62, 17, 5, (0, 0), true, false); // B is packed for so many rows
+        check(2, 17, 259, (0, 0), false, true);
+        check(2, 17, 259, (1, 1), true, false);
+        check(1, 17, 259, (0, 0), false, true);
+        check(3, 17, 0, (0, 0), false, true);
+    });
+}
+
 /// `|c − exact| ≤ γ (|c₀| + Σ |a||b| + |bias|)` with γ = n u / (1 − n u), u = 2⁻²⁴ and n the roundings that an
 /// element goes through (Higham, "Accuracy and Stability of Numerical Algorithms", 3.5); and the oracle's bits.
 #[test]
