@@ -131,7 +131,7 @@ pub struct ModelFlags {
     #[arg(long, value_name = "NAME", value_parser = ["gpt", "bert", "rnn", "lstm", "gru"])]
     #[arg(hide_possible_values = true, help_heading = "Model")]
     pub model: Option<String>,
-    /// nano, tiny, mini, small or gpt2 (124M) [default: nano]
+    /// nano, tiny, mini or small; bert and recurrent models: medium; bert: base; gpt: gpt2 (124M) [default: nano]
     #[arg(long, value_name = "NAME", help_heading = "Model")]
     pub size: Option<String>,
     /// Layers, instead of the size's
