@@ -5,7 +5,48 @@
 
 use std::arch::x86_64::*;
 
+#[cfg(miri)]
+use by_halves::{_mm512_cmp_ps_mask, _mm512_cvttps_epi32, _mm512_max_ps, _mm512_min_ps};
+
 use super::{LANES, Vector};
+
+/// Four instructions that Miri does not know, made of AVX2's, which it knows. All else runs there as it is.
+#[cfg(miri)]
+mod by_halves {
+    use std::arch::x86_64::*;
+
+    fn halves(a: __m512) -> [__m256; 2] {
+        // SAFETY: both are sixteen numbers.
+        unsafe { std::mem::transmute(a) }
+    }
+
+    fn whole<T, U>(low: T, high: T) -> U {
+        assert!(size_of::<U>() == 64 && size_of::<T>() == 32);
+        // SAFETY: of these sizes, and any bits are numbers.
+        unsafe { std::mem::transmute_copy(&[low, high]) }
+    }
+
+    macro_rules! by_halves {
+        ($name:ident, $half:ident, ($($arg:ident),*) -> $out:ty) => {
+            pub(super) unsafe fn $name($($arg: __m512),*) -> $out {
+                $(let $arg = halves($arg);)*
+                // SAFETY: where there is AVX-512 there is AVX2.
+                unsafe { whole($half($($arg[0]),*), $half($($arg[1]),*)) }
+            }
+        };
+    }
+
+    by_halves!(_mm512_max_ps, _mm256_max_ps, (a, b) -> __m512);
+    by_halves!(_mm512_min_ps, _mm256_min_ps, (a, b) -> __m512);
+    by_halves!(_mm512_cvttps_epi32, _mm256_cvttps_epi32, (a) -> __m512i);
+
+    pub(super) unsafe fn _mm512_cmp_ps_mask<const HOW: i32>(a: __m512, b: __m512) -> __mmask16 {
+        let (a, b) = (halves(a), halves(b));
+        // SAFETY: as above.
+        let bits = |i: usize| unsafe { _mm256_movemask_ps(_mm256_cmp_ps::<HOW>(a[i], b[i])) };
+        (bits(0) | bits(1) << 8) as __mmask16
+    }
+}
 
 /// One 512-bit register.
 #[derive(Clone, Copy)]
