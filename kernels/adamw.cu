@@ -9,7 +9,8 @@ struct AdamW {
 };
 __device__ __forceinline__ float flush(float x) { return fabsf(x) < 1.17549435e-38f ? 0.f : x; }
 
-extern "C" __global__ void adamw_update(float* p, float* g, float* m, float* v, AdamW o, u64 n) {
+extern "C" __global__ void adamw_update(float* p, float* g, float* m, float* v, AdamW o, const AdamW* changing, u64 n) {
+    if (changing) o = *changing; // recorded: the numbers of this step
     HL_EACH(i, n) {
         float d = g[i] * o.grad_scale;
         float a = flush(fmaf(1.f - o.beta1, d - m[i], m[i]));

@@ -18,12 +18,6 @@
 
 constexpr int ROWS = 64, TURNED = ROWS + 8, THREADS = 128;
 
-__device__ __forceinline__ unsigned short bits(float x) {
-    bf16 rounded = __float2bfloat16(x);
-    return *(const unsigned short*)&rounded;
-}
-__device__ __forceinline__ u32 pair(float low, float high) { return bits(low) | (u32)bits(high) << 16; }
-
 // Rows first .. first + 64 of a head, D = 16 N wide, zeros beyond: as rows, turned, or both.
 template <int N> __device__ __forceinline__ void
 load(unsigned short* rows, unsigned short* turned, const float* from, const Strides& s, u64 b, u64 h, u64 first, u64 count, u64 d) {

@@ -104,6 +104,12 @@ struct Stream {
     u32 key[2];
     u32 high[2];
 };
+// A stream, and where a launch that was recorded finds the one of its step instead.
+struct Random {
+    Stream stream;
+    const Stream* changing;
+    __device__ __forceinline__ Stream now() const { return changing ? *changing : stream; }
+};
 __device__ __forceinline__ void philox(const Stream& s, u64 block, u32 (&out)[4]) {
     u32 c0 = (u32)block, c1 = (u32)(block >> 32), c2 = s.high[0], c3 = s.high[1], k0 = s.key[0], k1 = s.key[1];
     for (int round = 0; round < 10; round++) {

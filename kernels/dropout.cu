@@ -5,7 +5,8 @@
 // Bytes an element: 8; about 25 integer operations.
 #include "common.cuh"
 
-extern "C" __global__ void dropout_forward(float* y, const float* x, u32 below, float scale, Stream stream, u64 n, u64 blocks) {
+extern "C" __global__ void dropout_forward(float* y, const float* x, u32 below, float scale, Random random, u64 n, u64 blocks) {
+    const Stream stream = random.now();
     HL_EACH(block, blocks) {
         u32 words[4];
         philox(stream, block, words);

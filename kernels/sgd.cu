@@ -9,7 +9,8 @@ struct Sgd {
 };
 
 // `buffer` is null where there is no momentum.
-extern "C" __global__ void sgd_update(float* p, float* g, float* buffer, Sgd o, u64 n) {
+extern "C" __global__ void sgd_update(float* p, float* g, float* buffer, Sgd o, const Sgd* changing, u64 n) {
+    if (changing) o = *changing; // recorded: the numbers of this step
     HL_EACH(i, n) {
         float d = g[i] * o.grad_scale + o.weight_decay * p[i], step = d;
         if (buffer) {

@@ -44,6 +44,9 @@ scans() {
 
 # The GPU path on an emulated driver that the host's C++ compiler builds from kernels/.
 cuda() {
+  if $cargo tree --edges normal,build | grep -E "cudarc|libloading"; then
+    echo "CUDA crates are compiled without the feature"; return 1
+  fi
   has "${CXX:-g++}" || { skip "there is no C++ compiler"; return; }
   $cargo test --features cuda --test cuda
 }

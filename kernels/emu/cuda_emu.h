@@ -16,6 +16,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <random>
 #include <vector>
@@ -71,7 +72,16 @@ asm(".text\n.globl emu_switch\n.type emu_switch,@function\nemu_switch:\n"
 #endif
 
 enum State { RUN, BARRIER, WARP, DONE };
-struct Fiber { void* sp; State state; uint3 tid; unsigned lane, warp; char* stack; };
+struct Copy { void* to; const void* from; }; // 16 bytes, zeros where `from` is null
+struct Fiber {
+    void* sp;
+    State state;
+    uint3 tid;
+    unsigned lane, warp;
+    char* stack;
+    std::vector<Copy> started;
+    std::deque<std::vector<Copy>> committed;
+};
 struct Warp { alignas(16) unsigned char slot[2][32][64]; unsigned phase = 0; };
 struct Block {
     std::vector<Fiber> fibers;
@@ -85,7 +95,11 @@ struct Block {
 };
 inline thread_local Block* block = nullptr;
 inline thread_local uint3 block_index, block_size, grid_size;
+#ifdef __SANITIZE_ADDRESS__
+constexpr size_t STACK = 512 * 1024; // frames are larger
+#else
 constexpr size_t STACK = 64 * 1024;
+#endif
 
 inline void yield(State state) {
     block->current->state = state;
@@ -109,6 +123,7 @@ inline void run_block(Block& b, unsigned threads) {
     for (unsigned i = 0; i < threads; i++) {
         Fiber& fiber = b.fibers[i];
         fiber.lane = i & 31, fiber.warp = i >> 5, fiber.state = RUN;
+        fiber.started.clear(), fiber.committed.clear();
         fiber.tid = {i % block_size.x, (i / block_size.x) % block_size.y, i / (block_size.x * block_size.y)};
         void** sp = (void**)(fiber.stack + STACK - 64);
         *--sp = nullptr;

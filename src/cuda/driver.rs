@@ -124,10 +124,15 @@ pub(super) fn context(
     let code = unsafe { sys::cuDevicePrimaryCtxRetain(&mut context, device) };
     check("taking the device", code)?;
     enter(Handle(context))?;
+    Ok((Handle(context), stream()?))
+}
+
+/// A stream that does not wait for the default one.
+pub(super) fn stream() -> Answer<Stream> {
     let mut stream = std::ptr::null_mut();
     // SAFETY: writes one handle. Flag 1: independent of the default stream.
     check("making a stream", unsafe { sys::cuStreamCreate(&mut stream, 1) })?;
-    Ok((Handle(context), Handle(stream)))
+    Ok(Handle(stream))
 }
 
 /// Makes a context the calling thread's current one.
@@ -157,9 +162,30 @@ pub(super) fn free(address: Address) {
     let _ = unsafe { sys::cuMemFree_v2(address) };
 }
 
-pub(super) fn fill_bytes(to: Address, value: u8, bytes: usize, stream: Stream) -> Answer<()> {
-    // SAFETY: `to` is the start of at least `bytes` bytes of a live buffer.
-    check("filling", unsafe { sys::cuMemsetD8Async(to, value, bytes, stream.0) })
+/// Writes `pattern`, of 1, 2 or 4 bytes, `count` times.
+pub(super) fn fill(to: Address, pattern: &[u8], count: usize, stream: Stream) -> Answer<()> {
+    let code = match *pattern {
+        // SAFETY: here and below: `to` is the start of at least so many bytes of a live buffer.
+        [a] => unsafe { sys::cuMemsetD8Async(to, a, count, stream.0) },
+        [a, b] => {
+            let word = u16::from_ne_bytes([a, b]);
+            // SAFETY: as above; blocks of the pool begin at multiples of 512.
+            unsafe { sys::cuMemsetD16Async(to, word, count, stream.0) }
+        }
+        [a, b, c, d] => {
+            let word = u32::from_ne_bytes([a, b, c, d]);
+            // SAFETY: as above.
+            unsafe { sys::cuMemsetD32Async(to, word, count, stream.0) }
+        }
+        _ => return Err(format!("a pattern of {} bytes cannot be repeated", pattern.len())),
+    };
+    check("filling", code)
+}
+
+/// Copies from one buffer to another on the same device.
+pub(super) fn copy(to: Address, from: Address, bytes: usize, stream: Stream) -> Answer<()> {
+    // SAFETY: both are places in live buffers with so many bytes after them.
+    check("copying", unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, bytes, stream.0) })
 }
 
 pub(super) fn upload(to: Address, from: &[u8], stream: Stream) -> Answer<()> {
@@ -238,4 +264,111 @@ pub(super) unsafe fn launch(
         )
     };
     check("launching", code)
+}
+
+/// Main memory that the device reads by itself, while the program goes on.
+pub(super) struct Pinned {
+    start: Handle<*mut u8>,
+    bytes: usize,
+}
+
+impl Pinned {
+    /// At least one byte, all 0.
+    pub(super) fn new(bytes: usize) -> Answer<Pinned> {
+        let (mut start, bytes) = (std::ptr::null_mut(), bytes.max(1));
+        // SAFETY: writes one address.
+        check("taking pinned memory", unsafe { sys::cuMemHostAlloc(&mut start, bytes, 0) })?;
+        let start: *mut u8 = start.cast();
+        // SAFETY: so many bytes have just been given.
+        unsafe { start.write_bytes(0, bytes) };
+        Ok(Pinned { start: Handle(start), bytes })
+    }
+
+    /// Its bytes, for writing. The caller knows that no copy out of them is on its way.
+    pub(super) fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: owned, of that length, and initialised when it was made.
+        unsafe { std::slice::from_raw_parts_mut(self.start.0, self.bytes) }
+    }
+
+    /// Starts to copy its first `bytes` bytes to a live buffer at `to`.
+    pub(super) fn send(&self, to: Address, bytes: usize, stream: Stream) -> Answer<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        debug_assert!(bytes <= self.bytes);
+        // SAFETY: the memory is pinned and stays; the caller does not write to it before the copy is over.
+        let code = unsafe { sys::cuMemcpyHtoDAsync_v2(to, self.start.0.cast(), bytes, stream.0) };
+        check("copying to the GPU", code)
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // SAFETY: given by the driver and freed once; it waits for copies out of it.
+        let _ = unsafe { sys::cuMemFreeHost(self.start.0.cast()) };
+    }
+}
+
+/// A point in the work of a stream that another one can wait for.
+pub(super) struct Event(Handle<sys::CUevent>);
+
+impl Event {
+    pub(super) fn new() -> Answer<Event> {
+        let mut event = std::ptr::null_mut();
+        // SAFETY: writes one handle. Flag 2: nobody asks for its time.
+        check("making an event", unsafe { sys::cuEventCreate(&mut event, 2) })?;
+        Ok(Event(Handle(event)))
+    }
+
+    /// Marks what `stream` has been asked for so far.
+    pub(super) fn record(&self, stream: Stream) -> Answer<()> {
+        // SAFETY: live handles.
+        check("marking", unsafe { sys::cuEventRecord(self.0.0, stream.0) })
+    }
+
+    /// Lets `stream` wait for what was marked.
+    pub(super) fn holds_up(&self, stream: Stream) -> Answer<()> {
+        // SAFETY: live handles.
+        check("waiting for a copy", unsafe { sys::cuStreamWaitEvent(stream.0, self.0.0, 0) })
+    }
+}
+
+/// From here on launches of this thread on `stream` are noted down instead of done.
+pub(super) fn begin_capture(stream: Stream) -> Answer<()> {
+    use sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL as THREAD;
+    // SAFETY: a live stream.
+    check("recording", unsafe { sys::cuStreamBeginCapture_v2(stream.0, THREAD) })
+}
+
+/// Work that was noted down, ready to be done any number of times.
+pub(super) struct Graph(Handle<sys::CUgraphExec>);
+
+impl Graph {
+    /// What was noted down since [`begin_capture`].
+    pub(super) fn end_capture(stream: Stream) -> Answer<Graph> {
+        let mut graph = std::ptr::null_mut();
+        // SAFETY: a live stream; writes one handle.
+        let code = unsafe { sys::cuStreamEndCapture(stream.0, &mut graph) };
+        check("recording", code)?;
+        let mut ready = std::ptr::null_mut();
+        // SAFETY: a whole graph; writes one handle.
+        let code = unsafe { sys::cuGraphInstantiateWithFlags(&mut ready, graph, 0) };
+        // SAFETY: the graph is not needed any more, whatever has become of it.
+        let _ = unsafe { sys::cuGraphDestroy(graph) };
+        check("preparing what was recorded", code)?;
+        Ok(Graph(Handle(ready)))
+    }
+
+    /// Does all of it, in order, on `stream`.
+    pub(super) fn launch(&self, stream: Stream) -> Answer<()> {
+        // SAFETY: live handles; the addresses in the graph belong to it as long as it lives.
+        check("launching what was recorded", unsafe { sys::cuGraphLaunch(self.0.0, stream.0) })
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // SAFETY: given by the driver and let go once; running work is finished first.
+        let _ = unsafe { sys::cuGraphExecDestroy(self.0.0) };
+    }
 }

@@ -1,14 +1,12 @@
-//! A device: its context, its stream, its kernels, and launching them.
+//! A device: its context, its stream, its kernels, its memory.
 
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::ffi::c_void;
 use std::sync::{Mutex, MutexGuard, OnceLock};
 
+use super::changing::Recording;
 use super::driver::{self, Address, Context, Function, Handle, Module, Stream};
-use super::memory::Pool;
-use super::slice::{Slice, SliceMut};
-use super::{DeviceInfo, memory};
+use super::pool::Pool;
 use crate::error::{Error, Result};
 
 // `IMAGES`: the compiled kernels by the name of their file; empty where there was no nvcc.
@@ -22,6 +20,28 @@ const EMULATED: &str = "emulated GPU";
 
 const MOST_DEVICES: usize = 16;
 
+/// A device that can be computed on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceInfo {
+    /// Its number, as in `cuda:0`.
+    pub number: usize,
+    /// The name the driver gives it.
+    pub name: String,
+    /// Its compute capability, such as (9, 0).
+    pub capability: (u32, u32),
+    /// Its memory in bytes.
+    pub memory_bytes: usize,
+}
+
+impl std::fmt::Display for DeviceInfo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (major, minor) = self.capability;
+        let gib = self.memory_bytes as f64 / (1u64 << 30) as f64;
+        let (number, name) = (self.number, &self.name);
+        write!(f, "cuda:{number} {name}, compute capability {major}.{minor}, {gib:.0} GiB")
+    }
+}
+
 /// One device, for as long as the program runs.
 pub(super) struct Gpu {
     number: usize,
@@ -33,8 +53,10 @@ pub(super) struct Gpu {
     pub(super) stream: Stream,
     kernels: Mutex<Kernels>,
     pub(super) pool: Mutex<Pool>,
+    /// What changes from launch to launch of the step that is being recorded, while one is.
+    pub(super) recording: Mutex<Option<Recording>>,
     /// A word on the device that kernels set to the id (plus one) that was out of range.
-    fault: Address,
+    pub(super) fault: Address,
 }
 
 #[derive(Default)]
@@ -84,28 +106,42 @@ pub(super) fn gpu(number: usize) -> Result<&'static Gpu> {
     Ok(gpu)
 }
 
+/// Whether kernels were compiled into this build, which takes nvcc.
+pub fn has_kernels() -> bool {
+    !IMAGES.is_empty()
+}
+
+/// Why a device cannot be computed on: it is too old, or there are no kernels for it.
+fn usable(
+    number: usize,
+    name: &str,
+    capability: (u32, u32),
+    kernels: bool,
+) -> std::result::Result<(), String> {
+    let (major, minor) = capability;
+    if capability < OLDEST {
+        return Err(format!(
+            "cuda:{number}, {name}, is too old: it has compute capability {major}.{minor}, and the \
+             kernels need {}.{} (Ampere) or newer",
+            OLDEST.0, OLDEST.1
+        ));
+    }
+    if !kernels && name != EMULATED {
+        return Err("this build has no GPU kernels, for nvcc was not found when it was made; run \
+                    kernels/get-nvcc.sh (or set NVCC) and build again with --features cuda"
+            .into());
+    }
+    Ok(())
+}
+
 impl Gpu {
     fn open(number: usize) -> std::result::Result<Gpu, String> {
         let facts = driver::facts(number)?;
-        let (major, minor) = facts.capability;
-        if facts.capability < OLDEST {
-            return Err(format!(
-                "cuda:{number}, {}, is too old: it has compute capability {major}.{minor}, and the \
-                 kernels need {}.{} (Ampere) or newer",
-                facts.name, OLDEST.0, OLDEST.1
-            ));
-        }
-        if IMAGES.is_empty() && facts.name != EMULATED {
-            return Err(
-                "this build has no GPU kernels, for nvcc was not found when it was made; run \
-                        kernels/get-nvcc.sh (or set NVCC) and build again with --features cuda"
-                    .into(),
-            );
-        }
+        usable(number, &facts.name, facts.capability, has_kernels())?;
         let (context, stream) = driver::context(facts.device)?;
         let mut pool = Pool::default();
         let fault = pool.take(4).map_err(|e| format!("cuda:{number}: {e}"))?;
-        driver::fill_bytes(fault, 0, 4, stream)?;
+        driver::fill(fault, &[0], 4, stream)?;
         Ok(Gpu {
             number,
             name: facts.name,
@@ -116,6 +152,7 @@ impl Gpu {
             stream,
             kernels: Mutex::default(),
             pool: Mutex::new(pool),
+            recording: Mutex::new(None),
             fault,
         })
     }
@@ -141,8 +178,17 @@ impl Gpu {
         Ok(())
     }
 
+    /// Refuses what cannot be part of a recorded step.
+    fn only_now(&self, what: &str) -> Result<()> {
+        match &*lock(&self.recording) {
+            None => Ok(()),
+            Some(_) => Err(Error::Failed(format!("{what} cannot be part of a recorded step"))),
+        }
+    }
+
     /// Waits for everything that was launched, and reports what went wrong meanwhile.
     pub(super) fn synchronize(&self) -> Result<()> {
+        self.only_now("waiting for the GPU")?;
         let mut word = [0u8; 4];
         let read = driver::download(&mut word, self.fault, self.stream);
         report()?;
@@ -150,7 +196,7 @@ impl Gpu {
         match u32::from_ne_bytes(word) {
             0 => Ok(()),
             id => {
-                driver::fill_bytes(self.fault, 0, 4, self.stream).map_err(Error::Failed)?;
+                self.fill(self.fault, 0, 4)?;
                 Err(Error::Failed(format!(
                     "cuda:{}: an operation met the id {}, which is not below the number of rows or \
                      classes it picks from",
@@ -162,7 +208,11 @@ impl Gpu {
     }
 
     /// The kernel `name`, from the file that its name begins with.
-    fn function(&self, name: &str, shared: u32) -> std::result::Result<Handle<Function>, String> {
+    pub(super) fn function(
+        &self,
+        name: &str,
+        shared: u32,
+    ) -> std::result::Result<Handle<Function>, String> {
         let mut kernels = lock(&self.kernels);
         let (function, allowed) = match kernels.functions.get(name) {
             Some(&known) => known,
@@ -202,185 +252,59 @@ impl Gpu {
         kernels.functions.insert(name.to_owned(), (function, allowed));
         Ok(function)
     }
-}
 
-/// The shape of a launch.
-#[derive(Clone, Copy)]
-pub(super) struct Grid {
-    blocks: [usize; 3],
-    threads: [u32; 3],
-    shared: usize,
-}
-
-impl Grid {
-    /// Threads enough for `n` elements; the kernel walks on where they are too few.
-    pub(super) fn each(n: usize) -> Grid {
-        Grid::blocks([n.div_ceil(256).min(1 << 16), 1, 1], [256, 1, 1])
+    /// Copies `bytes` to `to`.
+    pub(super) fn upload(&self, to: Address, bytes: &[u8]) -> Result<()> {
+        report()?;
+        self.only_now("a copy from main memory")?;
+        self.enter().and_then(|()| driver::upload(to, bytes, self.stream)).map_err(Error::Failed)
     }
 
-    /// A block of 256 threads for each of `n` rows.
-    pub(super) fn rows(n: usize) -> Grid {
-        Grid::blocks([n, 1, 1], [256, 1, 1])
+    /// Copies from the device, when everything before has been done.
+    pub(super) fn download(&self, from: Address, bytes: &mut [u8]) -> Result<()> {
+        self.only_now("reading a number")?;
+        self.enter().map_err(Error::Failed)?;
+        driver::download(bytes, from, self.stream).map_err(Error::Failed)?;
+        self.synchronize()
     }
 
-    pub(super) fn blocks(blocks: [usize; 3], threads: [u32; 3]) -> Grid {
-        Grid { blocks, threads, shared: 0 }
+    /// Copies from one place on the device to another.
+    pub(super) fn copy(&self, to: Address, from: Address, bytes: usize) -> Result<()> {
+        self.enter()
+            .and_then(|()| driver::copy(to, from, bytes, self.stream))
+            .map_err(Error::Failed)
     }
 
-    /// With `bytes` of dynamic shared memory for each block.
-    pub(super) fn shared(self, bytes: usize) -> Grid {
-        Grid { shared: bytes, ..self }
+    /// Writes `value` to `bytes` bytes.
+    pub(super) fn fill(&self, at: Address, value: u8, bytes: usize) -> Result<()> {
+        self.repeat(at, &[value], bytes)
     }
-}
 
-/// An argument of a kernel.
-#[derive(Clone, Copy)]
-pub(super) enum Arg<'a> {
-    /// The address of a slice on a device.
-    Address(&'static Gpu, Address),
-    /// No slice.
-    Null,
-    /// A slice that is not on any device.
-    Elsewhere,
-    /// The word that takes ids out of range.
-    Fault,
-    Word(u32),
-    Long(u64),
-    Bytes(&'a [u8]),
-}
-
-impl<T> From<Slice<'_, T>> for Arg<'_> {
-    fn from(slice: Slice<'_, T>) -> Self {
-        match slice.gpu {
-            Some(gpu) => Arg::Address(gpu, slice.address),
-            None if slice.len == 0 => Arg::Null,
-            None => Arg::Elsewhere,
+    /// Writes `pattern`, of 1, 2 or 4 bytes, over and over to `bytes` bytes.
+    pub(super) fn repeat(&self, at: Address, pattern: &[u8], bytes: usize) -> Result<()> {
+        if bytes == 0 {
+            return Ok(());
         }
-    }
-}
-impl<T> From<&SliceMut<'_, T>> for Arg<'_> {
-    fn from(slice: &SliceMut<'_, T>) -> Self {
-        slice.read().into()
-    }
-}
-impl<T> From<Option<Slice<'_, T>>> for Arg<'_> {
-    fn from(slice: Option<Slice<'_, T>>) -> Self {
-        slice.map_or(Arg::Null, Arg::from)
-    }
-}
-impl<T> From<Option<&SliceMut<'_, T>>> for Arg<'_> {
-    fn from(slice: Option<&SliceMut<'_, T>>) -> Self {
-        slice.map_or(Arg::Null, Arg::from)
-    }
-}
-impl From<usize> for Arg<'_> {
-    fn from(n: usize) -> Self {
-        Arg::Long(n as u64)
-    }
-}
-impl From<u32> for Arg<'_> {
-    fn from(n: u32) -> Self {
-        Arg::Word(n)
-    }
-}
-impl From<f32> for Arg<'_> {
-    fn from(x: f32) -> Self {
-        Arg::Word(x.to_bits())
+        let count = bytes / pattern.len();
+        self.enter()
+            .and_then(|()| driver::fill(at, pattern, count, self.stream))
+            .map_err(Error::Failed)
     }
 }
 
-/// The arguments of a launch, each converted.
-macro_rules! args {
-    ($($x:expr),* $(,)?) => { &[$($crate::cuda::gpu::Arg::from($x)),*] };
-}
-pub(super) use args;
+#[cfg(test)]
+mod tests {
+    use super::usable;
 
-/// Launches the kernel `name` on the device of its arguments. What goes wrong is kept for later; an empty
-/// grid is no work.
-pub(super) fn launch(name: &str, grid: Grid, arguments: &[Arg]) {
-    if grid.blocks.contains(&0) {
-        return;
-    }
-    if let Err(message) = try_launch(name, grid, arguments) {
-        trouble(format!("the kernel {name} did not start: {message}"));
-    }
-}
-
-fn try_launch(name: &str, grid: Grid, arguments: &[Arg]) -> std::result::Result<(), String> {
-    let gpu = arguments.iter().find_map(|argument| match argument {
-        Arg::Address(gpu, _) => Some(*gpu),
-        _ => None,
-    });
-    let gpu = gpu.ok_or("none of its tensors is on a GPU")?;
-    gpu.enter()?;
-    // Values first, then their addresses: parameters are copied from there.
-    let mut values = [0u64; 24];
-    let mut places = [std::ptr::null_mut::<c_void>(); 24];
-    for (i, argument) in arguments.iter().enumerate() {
-        values[i] = match *argument {
-            Arg::Address(there, _) if !std::ptr::eq(there, gpu) => {
-                return Err("its tensors are on different GPUs".into());
-            }
-            Arg::Address(_, address) => address,
-            Arg::Null | Arg::Bytes(_) => 0,
-            Arg::Elsewhere => return Err("one of its tensors is on the CPU".into()),
-            Arg::Fault => gpu.fault,
-            Arg::Word(word) => u64::from(word),
-            Arg::Long(long) => long,
-        };
-        places[i] = match *argument {
-            Arg::Bytes(bytes) => bytes.as_ptr().cast_mut().cast(),
-            _ => (&raw mut values[i]).cast(),
-        };
-    }
-    let mut blocks = [0u32; 3];
-    for (axis, &n) in grid.blocks.iter().enumerate() {
-        let most = if axis == 0 { i32::MAX as usize } else { 65_535 };
-        if n > most {
-            return Err(format!("{n} blocks along axis {axis}, more than {most}"));
-        }
-        blocks[axis] = n as u32;
-    }
-    let function = gpu.function(name, grid.shared as u32)?;
-    let places = &mut places[..arguments.len()];
-    // SAFETY: the files of `kernels/` pass each kernel the arguments it declares, and slices as long as
-    // it takes them to be; the tests run every one of them.
-    unsafe {
-        driver::launch(function, blocks, grid.threads, grid.shared as u32, gpu.stream, places)
-    }
-}
-
-/// Copies `bytes` to `to` on the device.
-pub(super) fn upload(gpu: &Gpu, to: Address, bytes: &[u8]) -> Result<()> {
-    report()?;
-    let sent = gpu.enter().and_then(|()| driver::upload(to, bytes, gpu.stream));
-    sent.map_err(Error::Failed)
-}
-
-/// Copies from the device, when everything before has been done.
-pub(super) fn download(gpu: &Gpu, from: Address, bytes: &mut [u8]) -> Result<()> {
-    gpu.enter().map_err(Error::Failed)?;
-    driver::download(bytes, from, gpu.stream).map_err(Error::Failed)?;
-    gpu.synchronize()
-}
-
-/// Fills fresh memory with NaN where that is asked for.
-pub(super) fn poison(gpu: &Gpu, at: Address, bytes: usize) {
-    if memory::poisons()
-        && let Err(message) = driver::fill_bytes(at, 0xFF, bytes, gpu.stream)
-    {
-        trouble(message);
-    }
-}
-
-/// Fills with zero bytes.
-pub(super) fn clear<T>(slice: &mut SliceMut<'_, T>) {
-    if let Some(gpu) = slice.gpu
-        && slice.len > 0
-        && let Err(message) = gpu.enter().and_then(|()| {
-            driver::fill_bytes(slice.address, 0, slice.len * size_of::<T>(), gpu.stream)
-        })
-    {
-        trouble(message);
+    #[test]
+    fn no_kernels_and_too_old_are_said_in_words() {
+        assert!(usable(0, "some GPU", (9, 0), true).is_ok());
+        let old = usable(1, "some GPU", (7, 5), true).unwrap_err();
+        assert!(
+            old.contains("cuda:1, some GPU, is too old: it has compute capability 7.5"),
+            "{old}"
+        );
+        let none = usable(0, "some GPU", (9, 0), false).unwrap_err();
+        assert!(none.contains("nvcc was not found") && none.contains("get-nvcc.sh"), "{none}");
     }
 }

@@ -22,43 +22,40 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `driver` | the calls of NVIDIA's driver that are used here; all unsafe code |
-//! | `gpu` | a device: context, stream, compiled kernels, launching |
-//! | `memory` | the pool of device memory and its statistics |
+//! | `pool` | blocks of device memory and their statistics |
+//! | `changing` | what differs from launch to launch of a recorded step |
+//! | `gpu` | a device: context, stream, compiled kernels, copies |
 //! | `slice` | addresses with a length and a lifetime: what kernels take |
+//! | `memory` | buffers |
+//! | `launch` | grids and arguments of kernels |
+//! | `graph` | a step recorded once and launched many times |
+//! | `feed` | batches on their way: pinned memory and a second stream |
 //! | `kernels/` | one file for each file of `kernels/`: grids, shared memory, arguments |
+//! | `probe` | primitives of kernels one at a time, for tests |
+//!
+//! Each imports from those above it only.
 
+mod changing;
 mod driver;
+mod feed;
 mod gpu;
+mod graph;
 pub(crate) mod kernels;
+mod launch;
 mod memory;
+mod pool;
+mod probe;
 mod slice;
 
-pub use memory::{Buffer, MemoryStats, memory_stats, poison_fresh_buffers, reset_peak};
+pub use feed::Feed;
+pub use gpu::{DeviceInfo, has_kernels};
+pub use graph::{Arena, Graph, launches, record_steps, steps_are_recorded};
+pub use memory::{Buffer, memory_stats, poison_fresh_buffers, reset_peak};
+pub use pool::MemoryStats;
+pub use probe::{Probe, probe};
 pub use slice::{Slice, SliceMut};
 
 use crate::error::{Error, Result};
-
-/// A device that can be computed on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeviceInfo {
-    /// Its number, as in `cuda:0`.
-    pub number: usize,
-    /// The name the driver gives it.
-    pub name: String,
-    /// Its compute capability, such as (9, 0).
-    pub capability: (u32, u32),
-    /// Its memory in bytes.
-    pub memory_bytes: usize,
-}
-
-impl std::fmt::Display for DeviceInfo {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (major, minor) = self.capability;
-        let gib = self.memory_bytes as f64 / (1u64 << 30) as f64;
-        let (number, name) = (self.number, &self.name);
-        write!(f, "cuda:{number} {name}, compute capability {major}.{minor}, {gib:.0} GiB")
-    }
-}
 
 /// The devices that can be computed on, or the reason why there are none: one sentence that says what to do.
 ///

@@ -105,9 +105,16 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor, options: &CrossEntropy) 
             class_weights: weight.as_ref().map(|w| w.slice_ref()),
         }
     ));
-    let total_weight = total(&counted)?.item()?;
+    // On a GPU the divisor stays where it is: reading it would wait for all that came before.
+    let (total_weight, there) = match total(&counted)? {
+        sum if sum.device() == Device::Cpu => (sum.item()?, None),
+        sum => (1.0, Some(sum)),
+    };
     let y = match options.reduction {
-        Reduction::Mean => total(&losses)?.mul_scalar(1.0 / total_weight)?,
+        Reduction::Mean => match &there {
+            Some(divisor) => total(&losses)?.div(divisor)?,
+            None => total(&losses)?.mul_scalar(1.0 / total_weight)?,
+        },
         Reduction::Sum => total(&losses)?,
         Reduction::None => losses,
     };
@@ -115,15 +122,22 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor, options: &CrossEntropy) 
     record("cross_entropy", &[logits])
         .save(&[&x, &t, &lse])
         .save_option(weight.as_ref())
+        .save_option(there.as_ref())
         .floats(&[options.label_smoothing, total_weight])
         .ints(&[options.ignore_index as usize, reduction])
         .flops(4 * x.numel() as u64)
         .backward(|mut ctx, dy| {
             let (mut x, t, lse) = (ctx.take(0)?, ctx.take(1)?, ctx.take(2)?);
-            let weight = ctx.take_option(3);
+            let (weight, there) = (ctx.take_option(3), ctx.take_option(4));
             let (rows, classes) = rows_and_cols(x.shape());
             let scale = match REDUCTIONS[ctx.ints[1]] {
-                Reduction::Mean => dy.mul_scalar(1.0 / ctx.floats[1])?.expand(rows)?.packed()?,
+                Reduction::Mean => {
+                    let each = match there {
+                        Some(divisor) => dy.div(&divisor)?,
+                        None => dy.mul_scalar(1.0 / ctx.floats[1])?,
+                    };
+                    each.expand(rows)?.packed()?
+                }
                 Reduction::Sum => dy.expand(rows)?.packed()?,
                 Reduction::None => dy.packed()?,
             };

@@ -12,7 +12,7 @@
 use super::dropout::{key_from_ints, key_to_ints};
 use super::entry::{Entry, ErrorCase, Input, Sample};
 use super::{beside, expect_shape, expect_u32, grads, one, same_dtype};
-use crate::autograd::{Context, record};
+use crate::autograd::{Context, Mode, record};
 use crate::cpu::attention::{self, Shape, Strides};
 use crate::cpu::philox::Key;
 use crate::error::{Error, Result};
@@ -100,6 +100,7 @@ macro_rules! options {
             key_padding: $mask.as_ref().map(|m| m.slice_ref()),
             scale: $plan.scale,
             dropout: $plan.dropout,
+            precision: Mode::current().precision,
         }
     };
 }

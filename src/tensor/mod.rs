@@ -91,10 +91,19 @@ impl Tensor {
         if self.device == Device::Cpu {
             return Tensor::full(shape, value, self.dtype);
         }
-        // One number goes to the device and is repeated there.
-        let shape = shape.into_shape();
-        let one = Tensor::full((), value, self.dtype)?.moved(self.device)?;
-        one.with_layout(one.layout.expand(&shape)).copy()
+        let one = Tensor::full((), value, self.dtype)?;
+        // Where it can, the device repeats the number by itself.
+        #[cfg(feature = "cuda")]
+        if self.dtype != DType::F64 {
+            let out = self.new_empty(shape)?;
+            let bytes = out.numel() * out.dtype.size();
+            if let Storage::Cuda(buffer) = &out.storage {
+                buffer.fill(&one.storage.as_slice::<u8>()[..one.dtype.size()], bytes)?;
+            }
+            return Ok(out);
+        }
+        let one = one.moved(self.device)?;
+        one.with_layout(one.layout.expand(&shape.into_shape())).copy()
     }
 
     /// A tensor of `shape` filled with `value` (rounded to `dtype`).
@@ -496,6 +505,31 @@ impl Tensor {
                 *to = self.moved(Device::Cpu)?.moved(to.device)?;
                 Ok(())
             }
+        }
+    }
+
+    /// The buffer of a contiguous tensor on a GPU that fills it from its beginning.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn whole_buffer(&self) -> Option<&crate::cuda::Buffer> {
+        match &self.storage {
+            Storage::Cuda(buffer) if self.is_contiguous() && self.layout.offset == 0 => {
+                Some(buffer)
+            }
+            _ => None,
+        }
+    }
+
+    /// Copies the elements of `from`, on the same GPU, into this tensor's buffer. Every handle on that
+    /// buffer sees it, which is what a recorded step is given its inputs by.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn overwrite(&self, from: &Tensor) -> Result<()> {
+        let from = from.moved(self.device)?.packed()?;
+        match (self.whole_buffer(), &from.storage) {
+            (Some(to), Storage::Cuda(buffer)) if self.numel() == from.numel() => {
+                let size = self.dtype.size();
+                to.copy_from(buffer, from.layout.offset * size, from.numel() * size)
+            }
+            _ => Err(Error::op("overwrite", "not a whole tensor of the same size on a GPU")),
         }
     }
 

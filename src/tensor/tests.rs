@@ -74,3 +74,17 @@ fn conversions_round_once_and_cover_every_pair() {
     let third = Tensor::scalar(1.0 / 3.0, DType::BF16).unwrap().item().unwrap();
     assert_eq!(third, half::bf16::from_f64(1.0 / 3.0).to_f64());
 }
+
+/// Without the feature `cuda` a GPU is refused in a sentence that says how to get one.
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn a_build_without_cuda_says_so() {
+    let x = Tensor::zeros(2, DType::F32).unwrap();
+    for error in [
+        Device::Cuda(0).check().unwrap_err(),
+        Tensor::empty_on(2, DType::F32, Device::Cuda(0)).unwrap_err(),
+        x.moved(Device::Cuda(1)).unwrap_err(),
+    ] {
+        assert!(error.to_string().contains("has no CUDA part; build it with"), "{error}");
+    }
+}

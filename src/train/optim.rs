@@ -16,9 +16,7 @@ use crate::cpu::norm;
 use crate::cpu::sgd::{self, Sgd};
 use crate::error::{Error, Result};
 use crate::nn::{Module, Parameter};
-#[cfg(feature = "cuda")]
-use crate::tensor::Device;
-use crate::tensor::{DType, Tensor, kernel};
+use crate::tensor::{DType, Device, Tensor, kernel};
 
 /// The rule of the update and its constants.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -136,18 +134,12 @@ impl Optimizer {
     /// When a gradient is not `f32`.
     pub fn gradient_norm(module: &dyn Module) -> Result<f64> {
         let mut sum = 0.0f64;
-        #[cfg(feature = "cuda")]
-        let mut on_gpu = Vec::new();
         let mut result = Ok(());
         module.for_each_parameter(&mut |_: &str, parameter: &Parameter| {
             if let Some(grad) = parameter.grad()
+                && grad.device() == Device::Cpu
                 && result.is_ok()
             {
-                #[cfg(feature = "cuda")]
-                if let Device::Cuda(_) = grad.device() {
-                    on_gpu.push(grad);
-                    return;
-                }
                 match grad.as_slice::<f32>() {
                     Ok(grad) => sum += norm::sum_of_squares::<f32>(grad),
                     Err(error) => result = Err(error),
@@ -156,16 +148,27 @@ impl Optimizer {
         });
         result?;
         #[cfg(feature = "cuda")]
-        if let Some(first) = on_gpu.first() {
+        if let Some(sums) = Optimizer::squares_on_gpu(module)? {
             // All sums first, then one wait for them.
-            let mut sums = Tensor::empty_on(on_gpu.len(), DType::F64, first.device())?;
-            for (i, grad) in on_gpu.iter().enumerate() {
-                let x = grad.slice_ref();
-                crate::cuda::kernels::norm::sum_of_squares(sums.slice_mut_from(i), x);
-            }
             sum += sums.to_vec::<f64>()?.iter().sum::<f64>();
         }
         Ok(sum.sqrt())
+    }
+
+    /// Σ g² of each gradient on a GPU, `[gradients]`, `f64`.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn squares_on_gpu(module: &dyn Module) -> Result<Option<Tensor>> {
+        let mut grads = Vec::new();
+        module.for_each_parameter(&mut |_: &str, parameter: &Parameter| {
+            grads.extend(parameter.grad().filter(|grad| grad.device() != Device::Cpu));
+        });
+        let Some(first) = grads.first() else { return Ok(None) };
+        let mut sums = Tensor::empty_on(grads.len(), DType::F64, first.device())?;
+        for (i, grad) in grads.iter().enumerate() {
+            let x = grad.slice_ref();
+            crate::cuda::kernels::norm::sum_of_squares(sums.slice_mut_from(i), x);
+        }
+        Ok(Some(sums))
     }
 
     /// The factor that brings a gradient of norm `norm` down to `max_norm`; 1 where it is below, or
@@ -288,23 +291,12 @@ impl Slot {
                 self.moments.push(grad.new_full(parameter.shape(), 0.0)?);
             }
         }
-        self.step += 1;
         grad.own()?;
         self.moments.iter_mut().try_for_each(Tensor::own)?;
-        let (lr, weight_decay) = (lr * self.group.lr_scale, self.group.weight_decay);
-        let step = self.step;
-        match algorithm {
-            Algorithm::AdamW { beta1, beta2, eps } => {
-                let rule = AdamW {
-                    lr,
-                    beta1,
-                    beta2,
-                    eps,
-                    weight_decay,
-                    step,
-                    grad_scale,
-                    zero_grad: false,
-                };
+        let rule = self.next_rule(algorithm, lr, grad_scale);
+        self.step += 1;
+        match rule {
+            Rule::AdamW(rule) => {
                 let [m, v] = self.moments.as_mut_slice() else { return Ok(()) };
                 parameter.change(|p| {
                     kernel!("adamw", p, T => adamw::update::<T>(
@@ -313,17 +305,7 @@ impl Slot {
                     Ok(())
                 })
             }
-            Algorithm::Sgd { momentum, nesterov } => {
-                let rule = Sgd {
-                    lr,
-                    momentum,
-                    dampening: 0.0,
-                    weight_decay,
-                    nesterov,
-                    step,
-                    grad_scale,
-                    zero_grad: false,
-                };
+            Rule::Sgd(rule) => {
                 let mut buffer = self.moments.first_mut();
                 parameter.change(|p| {
                     kernel!("sgd", p, T => sgd::update::<T>(
@@ -333,5 +315,93 @@ impl Slot {
                 })
             }
         }
+    }
+
+    /// The rule of the next update.
+    fn next_rule(&self, algorithm: Algorithm, lr: f64, grad_scale: f64) -> Rule {
+        let (lr, weight_decay) = (lr * self.group.lr_scale, self.group.weight_decay);
+        let step = self.step + 1;
+        match algorithm {
+            Algorithm::AdamW { beta1, beta2, eps } => Rule::AdamW(AdamW {
+                lr,
+                beta1,
+                beta2,
+                eps,
+                weight_decay,
+                step,
+                grad_scale,
+                zero_grad: false,
+            }),
+            Algorithm::Sgd { momentum, nesterov } => Rule::Sgd(Sgd {
+                lr,
+                momentum,
+                dampening: 0.0,
+                weight_decay,
+                nesterov,
+                step,
+                grad_scale,
+                zero_grad: false,
+            }),
+        }
+    }
+}
+
+/// The update of one parameter in one step.
+enum Rule {
+    AdamW(AdamW),
+    Sgd(Sgd),
+}
+
+#[cfg(feature = "cuda")]
+impl Optimizer {
+    /// Where values and moments of all that is trained lie on the GPU, if an update recorded there would
+    /// do what [`Optimizer::step`] does: moments are made, and nobody else holds a value.
+    pub(crate) fn places(&mut self, module: &dyn Module) -> Option<Vec<u64>> {
+        let moments = self.algorithm.moments().len();
+        let mut places = Some(Vec::new());
+        let mut slots = self.slots.iter_mut();
+        module.for_each_parameter(&mut |_: &str, parameter: &Parameter| {
+            let Some(slot) = slots.next().filter(|_| parameter.requires_grad()) else { return };
+            let mut all = places.take().filter(|_| slot.moments.len() == moments && slot.step > 0);
+            let mut add = |x: &Tensor| match x.whole_buffer() {
+                Some(buffer) if x.is_owned() => {
+                    all.iter_mut().for_each(|a| a.push(buffer.address()))
+                }
+                _ => all = None,
+            };
+            slot.moments.iter().for_each(&mut add);
+            let _ = parameter.change(|value| {
+                add(value);
+                Ok(())
+            });
+            places = all;
+        });
+        places
+    }
+
+    /// Counts an update of all that is trained.
+    pub(crate) fn count(&mut self, module: &dyn Module) {
+        let mut slots = self.slots.iter_mut();
+        module.for_each_parameter(&mut |_: &str, parameter: &Parameter| {
+            if let Some(slot) = slots.next().filter(|_| parameter.requires_grad()) {
+                slot.step += 1;
+            }
+        });
+    }
+
+    /// The numbers of the next update of all that is trained, for one that was recorded.
+    pub(crate) fn numbers(&self, module: &dyn Module, lr: f64, scale: f64) -> Vec<[u32; 8]> {
+        use crate::cuda::kernels;
+        let (algorithm, mut all) = (self.algorithm, Vec::new());
+        let mut slots = self.slots.iter();
+        module.for_each_parameter(&mut |_: &str, parameter: &Parameter| {
+            if let Some(slot) = slots.next().filter(|_| parameter.requires_grad()) {
+                all.push(match slot.next_rule(algorithm, lr, scale) {
+                    Rule::AdamW(rule) => kernels::adamw::words(&rule),
+                    Rule::Sgd(rule) => kernels::sgd::words(&rule),
+                });
+            }
+        });
+        all
     }
 }

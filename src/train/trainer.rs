@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 mod files;
+#[cfg(feature = "cuda")]
+mod recorded;
 mod step;
 
 use super::checkpoint::RunFolder;
@@ -81,6 +83,9 @@ pub struct Trainer<'a, 'c> {
     last_eval: Option<Figures>,
     /// The recent losses and gradient norms.
     recent: [Window; 2],
+    /// The step as a GPU does it whole.
+    #[cfg(feature = "cuda")]
+    recorded: recorded::Recorded,
 }
 
 impl<'a, 'c> Trainer<'a, 'c> {
@@ -127,6 +132,8 @@ impl<'a, 'c> Trainer<'a, 'c> {
             epoch_begun: None,
             last_eval: None,
             recent: [const { Window::new() }; 2],
+            #[cfg(feature = "cuda")]
+            recorded: Default::default(),
         })
     }
 

@@ -32,35 +32,61 @@ fn sources() -> Vec<PathBuf> {
     all
 }
 
+/// Instructions that a file's machine code must have, and how many at least.
+const EXPECTED: [(&str, &str, usize); 4] = [
+    ("attention_mma", "HMMA.16816.F32.BF16", 32),
+    ("gemm_bf16", "HMMA.16816.F32.BF16", 4 * 32),
+    ("gemm_bf16", "LDSM.16.M", 4 * 6),
+    ("gemm_bf16", "LDGSTS.E.BYPASS.128", 4 * 8),
+];
+
+/// Compiles one file for one target and looks at the result.
+fn check(nvcc: &Path, exceptions: &str, source: &Path, (arch, code): (&str, &str)) {
+    let name = source.file_stem().unwrap().to_str().unwrap();
+    let cubin = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{code}.cubin"));
+    let output = Command::new(nvcc)
+        .args(["-cubin", "-std=c++17", "-O3", "-Xptxas=-v", "-o"])
+        .arg(&cubin)
+        .arg(format!("-gencode=arch={arch},code={code}"))
+        .arg(source)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{name} for {code}:\n{text}");
+    let mut kernel = "";
+    for line in text.lines() {
+        if let Some((_, rest)) = line.split_once("Function properties for ") {
+            kernel = rest.trim();
+        }
+        let clean = "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads";
+        if line.contains("bytes spill stores") && line.trim() != clean {
+            let listed = exceptions.lines().any(|l| l.starts_with(&format!("{kernel} {code} ")));
+            assert!(listed, "{kernel} for {code}: {}; not in kernels/exceptions.txt", line.trim());
+        }
+    }
+    let expected = EXPECTED.iter().filter(|(file, _, _)| *file == name);
+    for (_, instruction, least) in expected {
+        let dump = nvcc.with_file_name("cuobjdump");
+        let dump = Command::new(dump).arg("--dump-sass").arg(&cubin).output().unwrap();
+        let found = String::from_utf8_lossy(&dump.stdout).matches(instruction).count();
+        assert!(found >= *least, "{name} for {code} has {found} of {instruction}, not {least}");
+    }
+}
+
 #[test]
 fn no_kernel_spills_and_products_use_tensor_cores() {
     let Some(nvcc) = nvcc() else { return };
-    for (arch, code) in [("compute_80", "sm_80"), ("compute_90a", "sm_90a")] {
-        for source in sources() {
-            let name = source.file_stem().unwrap().to_str().unwrap();
-            let cubin = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{code}.cubin"));
-            let output = Command::new(&nvcc)
-                .args(["-cubin", "-std=c++17", "-O3", "-Xptxas=-v", "-o"])
-                .arg(&cubin)
-                .arg(format!("-gencode=arch={arch},code={code}"))
-                .arg(&source)
-                .output()
-                .unwrap();
-            let text = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "{name} for {code}:\n{text}");
-            for line in text.lines().filter(|line| line.contains("bytes spill stores")) {
-                let clean = "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads";
-                assert_eq!(line.trim(), clean, "a kernel of {name} for {code}");
-            }
-            if name == "gemm" || name == "attention_mma" {
-                let dump = nvcc.with_file_name("cuobjdump");
-                let dump = Command::new(dump).arg("--dump-sass").arg(&cubin).output().unwrap();
-                let dump = String::from_utf8_lossy(&dump.stdout);
-                let products = dump.matches("HMMA.16816.F32.BF16").count();
-                assert!(products >= 32, "{name} for {code}: {products} products on tensor cores");
-            }
+    let exceptions = std::fs::read_to_string(root().join("kernels/exceptions.txt")).unwrap();
+    // The PTX that newer devices compile for themselves is made on the way to sm_80.
+    let targets = [("compute_80", "sm_80"), ("compute_90a", "sm_90a")];
+    std::thread::scope(|scope| {
+        for target in targets {
+            let (nvcc, exceptions) = (&nvcc, &exceptions);
+            scope.spawn(move || {
+                sources().iter().for_each(|source| check(nvcc, exceptions, source, target));
+            });
         }
-    }
+    });
 }
 
 #[test]

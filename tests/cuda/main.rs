@@ -9,7 +9,10 @@
 //! |---|---|
 //! | `ops` | does every operation of the registry give what the CPU gives, values and gradients? |
 //! | `training` | do 20 steps of a GPT, an LSTM and a classifier lose what they lose on the CPU? |
+//! | `probe` | do the primitives that kernels are made of do what their definitions say? |
+//! | `graphs` | does a step that is recorded once and launched whole give the bits of a plain one? |
 //! | `memory` | pool, copies, errors, ids out of range |
+//! | `bench` | how long do kernels take? (for `kernels/gpu.sh`) |
 //! | `compiled` | does nvcc compile every kernel, without spills? |
 
 #[path = "../common/training.rs"]
@@ -18,12 +21,18 @@ mod common;
 #[allow(dead_code)]
 mod samples;
 
+mod bench;
 mod compiled;
+mod graphs;
 mod memory;
 mod ops;
+mod probe;
 mod training;
 
-use std::path::PathBuf;
+use handloom::Device;
+use handloom::autograd::matmul_precision;
+use handloom::cpu::gemm::Precision;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
@@ -33,18 +42,27 @@ fn emulator() -> Option<PathBuf> {
     BUILT.get_or_init(build).clone()
 }
 
+fn compiler() -> String {
+    std::env::var("CXX").unwrap_or_else(|_| "g++".into())
+}
+
 fn build() -> Option<PathBuf> {
-    let compiler = std::env::var("CXX").unwrap_or_else(|_| "g++".into());
+    build_with("libcuda.so", &["-O2"])
+}
+
+fn build_with(name: &str, flags: &[&str]) -> Option<PathBuf> {
+    let compiler = compiler();
     if Command::new(&compiler).arg("--version").output().is_err() {
         eprintln!("skipped: there is no C++ compiler ({compiler}) to build the emulated GPU with");
         return None;
     }
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let library = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("libcuda.so");
+    let library = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
     let status = Command::new(&compiler)
-        .args(["-std=c++17", "-O2", "-fPIC", "-shared", "-DHL_EMU", "-Wl,-soname,libcuda.so", "-o"])
+        .args(["-std=c++17", "-fPIC", "-shared", "-DHL_EMU", "-Wl,-soname,libcuda.so", "-o"])
         .arg(&library)
         .arg(root.join("kernels/emu/libcuda.cpp"))
+        .args(flags)
         .args(std::env::var("EMU_FLAGS").unwrap_or_default().split_whitespace())
         .status()
         .expect("the compiler runs");
@@ -59,6 +77,10 @@ fn run_emulated(order: &str, filter: &[&str]) {
 
 fn run_emulated_with(order: &str, filter: &[&str], set: &[(&str, &str)]) {
     let Some(library) = emulator() else { return };
+    run_on(&library, order, filter, set);
+}
+
+fn run_on(library: &Path, order: &str, filter: &[&str], set: &[(&str, &str)]) {
     let status = Command::new(std::env::current_exe().unwrap())
         .args(["--ignored", "--test-threads", "1"])
         .args(filter)
@@ -87,8 +109,30 @@ fn operations_hold_with_threads_shuffled() {
 
 #[test]
 fn products_on_tensor_cores_are_near() {
-    let medium = [("HANDLOOM_CUDA_MATMUL", "medium")];
+    let medium = [("HANDLOOM_TEST_PRECISION", "bf16")];
     run_emulated_with("2", &["ops::large_products", "training::a_gpt"], &medium);
+}
+
+/// The kernels built with the address and undefined-behaviour sanitizers, every buffer a piece of memory of its own.
+#[test]
+fn kernels_stay_within_their_buffers() {
+    let flags = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"];
+    let runtime = Command::new(compiler()).arg("-print-file-name=libasan.so").output();
+    let runtime = runtime.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned());
+    let Some(runtime) = runtime.ok().filter(|path| Path::new(path).is_absolute()) else {
+        eprintln!("skipped: {} has no address sanitizer", compiler());
+        return;
+    };
+    let Some(library) = build_with("libcuda-sanitized.so", &flags) else { return };
+    let mut set = vec![
+        ("LD_PRELOAD", runtime.as_str()),
+        ("ASAN_OPTIONS", "detect_leaks=0:detect_stack_use_after_return=0"),
+        ("HANDLOOM_CUDA_EXACT", "1"),
+        ("HANDLOOM_TEST_QUICK", "1"),
+    ];
+    run_on(&library, "2", &["ops::operations", "ops::large_operations"], &set);
+    set.push(("HANDLOOM_TEST_PRECISION", "bf16"));
+    run_on(&library, "1", &["ops::operations", "ops::large_products"], &set);
 }
 
 /// The program's own words when there is no GPU.
@@ -103,6 +147,14 @@ fn complaint(set: &[(&str, &str)]) -> String {
 fn each_way_to_be_without_a_gpu_has_its_sentence() {
     let Some(library) = emulator() else { return };
     let library = library.to_str().unwrap();
+    let nothing = complaint(&[("HANDLOOM_LIBCUDA", "")]);
+    if !Path::new("/dev/nvidiactl").exists() {
+        assert!(nothing.contains("there is no NVIDIA driver on this machine"), "{nothing}");
+    }
+    let strange = complaint(&[("HANDLOOM_LIBCUDA", library), ("EMU_NAME", "some GPU")]);
+    // The emulated device brings its kernels; another one needs those that nvcc compiled into the build.
+    let none = "this build has no GPU kernels, for nvcc was not found when it was made";
+    assert!(strange.contains(none) || strange.contains("nothing is missing"), "{strange}");
     let nowhere = complaint(&[("HANDLOOM_LIBCUDA", "/nowhere/libcuda.so")]);
     assert!(nowhere.contains("HANDLOOM_LIBCUDA=/nowhere/libcuda.so cannot be opened"), "{nowhere}");
     let none = complaint(&[("HANDLOOM_LIBCUDA", library), ("EMU_DEVICES", "0")]);
@@ -111,7 +163,14 @@ fn each_way_to_be_without_a_gpu_has_its_sentence() {
     assert!(old.contains("too old: it has compute capability 7.5"), "{old}");
 }
 
-/// Whether products are asked to round their factors to bf16.
+/// Whether products on the GPU are asked to round their factors to bf16.
 fn tensor_cores() -> bool {
-    std::env::var("HANDLOOM_CUDA_MATMUL").is_ok_and(|value| value == "medium")
+    std::env::var("HANDLOOM_TEST_PRECISION").is_ok_and(|value| value == "bf16")
+}
+
+/// Runs `f` with the precision that products on `device` are asked for.
+fn at_precision<R>(device: Device, f: impl FnOnce() -> R) -> R {
+    let bf16 = tensor_cores() && device != Device::Cpu;
+    let precision = if bf16 { Precision::Medium } else { Precision::Highest };
+    matmul_precision(precision, f)
 }

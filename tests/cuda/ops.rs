@@ -74,7 +74,8 @@ fn results(entry: &Entry, sample: &Sample, inputs: &[Tensor]) -> Result<Vec<Vec<
         }
         Ok(all)
     };
-    run().map_err(|e| e.to_string())
+    crate::at_precision(inputs.first().map_or(Device::Cpu, Tensor::device), run)
+        .map_err(|e| e.to_string())
 }
 
 /// To compare `to_device` itself would move the values back.
@@ -96,7 +97,9 @@ fn check(entry: &Entry, sample: &Sample, dtype: DType, layout: Layout) -> Result
         (Ok(_), Err(why)) => return Err(format!("the GPU refuses it: {why}")),
     };
     for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
-        let size = expected.iter().map(|x| x.abs()).filter(|x| x.is_finite()).fold(1e-3, f64::max);
+        // Small gradients are differences of larger numbers, which bf16 has rounded.
+        let least = if crate::tensor_cores() { 0.1 } else { 1e-3 };
+        let size = expected.iter().map(|x| x.abs()).filter(|x| x.is_finite()).fold(least, f64::max);
         let rough = dtype.is_half() || crate::tensor_cores();
         let allowed = if rough { 1e-2 } else { 2e-5 } * size;
         for (at, (&a, &b)) in got.iter().zip(expected).enumerate() {
@@ -133,7 +136,12 @@ fn check_all(samples: fn(&Entry) -> Vec<Sample>, dtypes: &[DType], layouts: &[La
 #[ignore = "computes on cuda:0"]
 fn operations_give_what_the_cpu_gives() {
     let layouts = [Layout::Contiguous, Layout::Transposed, Layout::Narrowed];
-    check_all(small, &[DType::F32, DType::BF16, DType::F16], &layouts);
+    let dtypes = [DType::F32, DType::BF16, DType::F16];
+    // Under sanitizers one of each is enough: the others differ in copies before and after.
+    let quick = std::env::var_os("HANDLOOM_TEST_QUICK").is_some();
+    let (layouts, dtypes) =
+        if quick { (&layouts[..1], &dtypes[..1]) } else { (&layouts[..], &dtypes[..]) };
+    check_all(small, dtypes, layouts);
 }
 
 #[test]

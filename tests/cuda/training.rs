@@ -9,6 +9,10 @@ use crate::common::{Kind, TINY, task};
 
 /// The losses of 20 steps, then the validation loss.
 fn losses(kind: Kind, algorithm: Algorithm, device: Device) -> Vec<f64> {
+    crate::at_precision(device, || run(kind, algorithm, device))
+}
+
+fn run(kind: Kind, algorithm: Algorithm, device: Device) -> Vec<f64> {
     let mut task = task(kind, TINY);
     task.module().to_device(device).unwrap();
     let mut optimizer = Optimizer::new(algorithm, task.module(), 0.1, |_| 1.0);

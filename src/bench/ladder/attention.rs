@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::{Cost, Ladder, Rung, normal};
 use crate::bench::reference;
 use crate::cpu::attention::{self, Options, Shape, Strides};
+use crate::cpu::gemm::Precision;
 use crate::cpu::simd::{Kernel, LANES, Real, Vector};
 use crate::error::Result;
 use crate::tensor::{DType, Tensor};
@@ -156,7 +157,8 @@ fn ours(o: &mut [f32], &Inputs { ref q, ref k, ref v, t, d }: &Inputs) {
     let strides = Strides { batch: t * d, head: t * d, row: d };
     let shape = Shape { batch: 1, heads: 1, tq: t, tk: t, d };
     let scale = 1.0 / (d as f64).sqrt();
-    let options = Options { causal: true, key_padding: None, scale, dropout: None };
+    let (dropout, precision) = (None, Precision::Highest);
+    let options = Options { causal: true, key_padding: None, scale, dropout, precision };
     let mut lse = vec![0.0; t];
     attention::forward(o, strides, &mut lse, q, strides, k, strides, v, strides, &shape, &options);
 }

@@ -32,7 +32,7 @@ mod tests;
 pub use backward::{Gradients, backward};
 pub use forward::forward;
 
-use super::gemm::Mat;
+use super::gemm::{Mat, Precision};
 use super::philox::Key;
 pub use super::simd::Strides;
 use super::simd::{LANES, Number, Real, Vector};
@@ -103,6 +103,8 @@ pub struct Options<'a> {
     /// 16 ⌈tk / 64⌉`; key j is dropped if word `j % 64 / 16` of block `16 (j / 64) + j % 16` of those is
     /// below p · 2³².
     pub dropout: Option<(f64, Key)>,
+    /// How exact the products may be. Here they are f32 whatever is asked; a GPU makes a difference.
+    pub precision: Precision,
 }
 
 impl Options<'_> {

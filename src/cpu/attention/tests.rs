@@ -31,7 +31,13 @@ impl Case {
     }
     fn options(&self) -> Options<'_> {
         let key_padding = self.padding.as_deref();
-        Options { causal: self.causal, key_padding, scale: 0.4, dropout: self.dropout }
+        Options {
+            causal: self.causal,
+            key_padding,
+            scale: 0.4,
+            dropout: self.dropout,
+            precision: Precision::Highest,
+        }
     }
     fn cases() -> Vec<Case> {
         vec![

@@ -132,7 +132,7 @@ pub enum Precision {
 }
 
 /// Below this many multiply-adds rounding and packing cost more than pairs bring.
-const PAIRS_FROM: usize = 1 << 15;
+pub(crate) const PAIRS_FROM: usize = 1 << 15;
 
 /// `C = A B`, or `C += A B` with `accumulate`, then the epilogue. A is `[m, k]`, B `[k, n]`; row i of C
 /// begins at `c[i · ldc]`. With k = 0 the product is 0.

@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::cpu::adamw::AdamW;
 use crate::cuda::SliceMut;
-use crate::cuda::gpu::{Arg, Grid, args, launch};
+use crate::cuda::launch::{Arg, Grid, args, changing_numbers, launch};
 
 /// The `AdamW` of `kernels/adamw.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -20,10 +20,10 @@ struct Numbers {
     zero_grad: u32,
 }
 
-/// As [`AdamW::update`].
-pub fn update<T>(rule: &AdamW, p: SliceMut<T>, g: SliceMut<T>, m: SliceMut<T>, v: SliceMut<T>) {
+/// What the kernel takes of a rule: eight words.
+fn numbers(rule: &AdamW) -> Numbers {
     let [keep, rate, root] = rule.factors();
-    let numbers = Numbers {
+    Numbers {
         keep: keep as f32,
         rate: rate as f32,
         root: root as f32,
@@ -32,7 +32,18 @@ pub fn update<T>(rule: &AdamW, p: SliceMut<T>, g: SliceMut<T>, m: SliceMut<T>, v
         eps: rule.eps as f32,
         grad_scale: rule.grad_scale as f32,
         zero_grad: u32::from(rule.zero_grad),
-    };
-    let numbers = Arg::Bytes(bytemuck::bytes_of(&numbers));
-    launch("adamw_update", Grid::each(p.len()), args![&p, &g, &m, &v, numbers, p.len()]);
+    }
+}
+
+/// The words of a rule, for an update that was recorded.
+pub fn words(rule: &AdamW) -> [u32; 8] {
+    bytemuck::cast(numbers(rule))
+}
+
+/// As [`AdamW::update`].
+pub fn update<T>(rule: &AdamW, p: SliceMut<T>, g: SliceMut<T>, m: SliceMut<T>, v: SliceMut<T>) {
+    let numbers = numbers(rule);
+    let (numbers, changing) = (Arg::Bytes(bytemuck::bytes_of(&numbers)), changing_numbers(p.gpu));
+    let (n, grid) = (p.len(), Grid::each(p.len()));
+    launch("adamw_update", grid, args![&p, &g, &m, &v, numbers, changing, n]);
 }

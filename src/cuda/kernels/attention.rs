@@ -2,10 +2,12 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{scratch, tensor_cores};
+use super::scratch;
 use crate::cpu::attention::{Shape, Strides};
-use crate::cpu::philox::{Key, Stream};
-use crate::cuda::gpu::{Arg, Grid, args, launch, trouble};
+use crate::cpu::gemm::Precision;
+use crate::cpu::philox::Key;
+use crate::cuda::gpu::{Gpu, trouble};
+use crate::cuda::launch::{Arg, Grid, Random, args, launch, random};
 use crate::cuda::{Slice, SliceMut};
 
 /// As [`crate::cpu::attention::Options`].
@@ -18,6 +20,8 @@ pub struct Options<'a> {
     pub scale: f64,
     /// Dropout of probabilities: p and the key of the random numbers.
     pub dropout: Option<(f64, Key)>,
+    /// With [`Precision::Medium`] on tensor cores: factors rounded to bf16, sums in f32.
+    pub precision: Precision,
 }
 
 /// As [`crate::cpu::attention::Gradients`].
@@ -60,12 +64,17 @@ struct Parameters {
     causal: u32,
     dropout: u32,
     below: u32,
-    stream: [u32; 4],
     unused: u32,
+    random: Random,
 }
 
 impl Parameters {
-    fn new(shape: &Shape, options: &Options, strides: [Strides; 8]) -> Parameters {
+    fn new(
+        gpu: Option<&'static Gpu>,
+        shape: &Shape,
+        options: &Options,
+        strides: [Strides; 8],
+    ) -> Parameters {
         let Shape { batch, heads, tq, tk, d } = *shape;
         let (p, key) = options.dropout.unwrap_or_default();
         Parameters {
@@ -76,8 +85,8 @@ impl Parameters {
             causal: u32::from(options.causal),
             dropout: u32::from(options.dropout.is_some()),
             below: (p * 4_294_967_296.0) as u32,
-            stream: Stream::new(key).words(),
             unused: 0,
+            random: random(gpu, key),
         }
     }
 }
@@ -92,7 +101,7 @@ enum Pass {
 
 impl Pass {
     /// Name and grid; nothing where heads are too large.
-    fn plan(self, shape: &Shape) -> Option<(String, Grid)> {
+    fn plan(self, shape: &Shape, precision: Precision) -> Option<(String, Grid)> {
         let (name, rows) = match self {
             Pass::Forward => ("forward", shape.tq),
             Pass::Keys => ("backward_keys", shape.tk),
@@ -106,7 +115,7 @@ impl Pass {
             return None;
         };
         let blocks = |tile: usize| [shape.batch * shape.heads, rows.div_ceil(tile), 1];
-        if tensor_cores() && size <= 128 {
+        if precision == Precision::Medium && size <= 128 {
             // Tiles of 64 rows of bf16: as they are, and turned.
             let (plain, turned) = (64 * (size + 8) * 2, size * 72 * 2);
             let shared = match self {
@@ -138,8 +147,8 @@ pub fn forward<T>(
     shape: &Shape,
     options: &Options<'_>,
 ) {
-    let Some((name, grid)) = Pass::Forward.plan(shape) else { return };
-    let parameters = Parameters::new(shape, options, [qs, ks, vs, os, os, qs, ks, vs]);
+    let Some((name, grid)) = Pass::Forward.plan(shape, options.precision) else { return };
+    let parameters = Parameters::new(o.gpu, shape, options, [qs, ks, vs, os, os, qs, ks, vs]);
     let parameters = Arg::Bytes(bytemuck::bytes_of(&parameters));
     let arguments = args![&o, &lse, q, k, v, options.key_padding, parameters];
     launch(&name, grid, arguments);
@@ -171,11 +180,11 @@ pub fn backward<T>(
             (dqkv.read(), *strides, k, *strides, v, *strides)
         }
     };
-    let [Some(keys), Some(queries)] = [Pass::Keys, Pass::Queries].map(|pass| pass.plan(shape))
-    else {
+    let plan = |pass: Pass| pass.plan(shape, options.precision);
+    let [Some(keys), Some(queries)] = [Pass::Keys, Pass::Queries].map(plan) else {
         return;
     };
-    let parameters = Parameters::new(shape, options, [qs, ks, vs, os, dos, dqs, dks, dvs]);
+    let parameters = Parameters::new(q.gpu, shape, options, [qs, ks, vs, os, dos, dqs, dks, dvs]);
     let parameters = Arg::Bytes(bytemuck::bytes_of(&parameters));
     let rows = shape.batch * shape.heads * shape.tq;
     let Some(buffer) = scratch(dq.gpu.or(dk.gpu), rows * size_of::<T>()) else { return };

@@ -1,6 +1,6 @@
 //! Launches of `kernels/bce_with_logits.cu`.
 
-use crate::cuda::gpu::{Grid, args, launch};
+use crate::cuda::launch::{Grid, args, launch};
 use crate::cuda::{Slice, SliceMut};
 
 /// As [`crate::cpu::bce_with_logits::forward`].

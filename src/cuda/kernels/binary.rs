@@ -2,7 +2,7 @@
 
 use super::strided::Walk;
 pub use crate::cpu::binary::Binary;
-use crate::cuda::gpu::{Grid, args, launch};
+use crate::cuda::launch::{Grid, args, launch};
 use crate::cuda::{Slice, SliceMut};
 
 /// As [`crate::cpu::binary::forward`].

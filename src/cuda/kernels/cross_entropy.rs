@@ -1,6 +1,6 @@
 //! Launches of `kernels/cross_entropy.cu`.
 
-use crate::cuda::gpu::{Arg, Grid, args, launch};
+use crate::cuda::launch::{Arg, Grid, args, launch};
 use crate::cuda::{Slice, SliceMut};
 
 /// As [`crate::cpu::cross_entropy::Options`].

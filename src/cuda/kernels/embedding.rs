@@ -1,6 +1,6 @@
 //! Launches of `kernels/embedding.cu`.
 
-use crate::cuda::gpu::{Arg, Grid, args, clear, launch};
+use crate::cuda::launch::{Arg, Grid, args, clear, launch};
 use crate::cuda::{Slice, SliceMut};
 
 /// As [`crate::cpu::embedding::forward`]; ids out of range are reported later.

@@ -1,10 +1,13 @@
-//! Launches of `kernels/gemm.cu`.
+//! Launches of `kernels/gemm.cu` and, for products of bf16, of `kernels/gemm_bf16.cu`.
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{pieces, reduce, scratch, tensor_cores};
-use crate::cpu::gemm::Precision;
-use crate::cuda::gpu::{Arg, Grid, args, launch};
+use half::bf16;
+
+use super::{pieces, reduce, scratch};
+use crate::cpu::gemm::{PAIRS_FROM, Precision};
+use crate::cuda::Buffer;
+use crate::cuda::launch::{Arg, Grid, args, launch};
 use crate::cuda::{Slice, SliceMut};
 
 /// As [`crate::cpu::gemm::Mat`].
@@ -33,6 +36,18 @@ pub enum Epilogue<'a, T> {
     Bias(Slice<'a, T>),
 }
 
+impl<'a, T> Epilogue<'a, T> {
+    fn bias(self) -> Option<Slice<'a, T>> {
+        match self {
+            Epilogue::None => None,
+            Epilogue::Bias(bias) => Some(bias),
+        }
+    }
+}
+
+/// Shared memory of a block of `kernels/gemm_bf16.cu`: four pairs of tiles of 128 × 32 bf16.
+const STAGES: usize = 4 * 2 * 128 * 32 * 2;
+
 /// The `Matrix` of `kernels/gemm.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
@@ -54,6 +69,54 @@ impl Matrix {
     }
 }
 
+impl<T> Mat<'_, T> {
+    /// Whether neighbours along a row are neighbours in memory.
+    fn rows_are_dense(&self) -> bool {
+        self.col_stride == 1 || self.row_stride != 1
+    }
+}
+
+/// The `Packed` of `kernels/gemm_bf16.cu`.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Packed {
+    data: u64,
+    outer: u64,
+    pitch: u64,
+    batch: u64,
+}
+
+/// A matrix of `rows` × `cols` (a batch of `count`) as bf16 in memory of its own, dense along the axis
+/// along which it is.
+fn pack<T>(
+    mat: &Mat<'_, T>,
+    batch: usize,
+    count: usize,
+    rows: usize,
+    cols: usize,
+) -> Option<(Packed, Buffer)> {
+    let count = if batch == 0 { 1 } else { count };
+    let (outer, inner, outer_stride, inner_stride) = match mat.rows_are_dense() {
+        true => (rows, cols, mat.row_stride, mat.col_stride),
+        false => (cols, rows, mat.col_stride, mat.row_stride),
+    };
+    let pitch = inner.next_multiple_of(8);
+    let one = outer * pitch;
+    let buffer = scratch(mat.data.gpu, count * one * size_of::<bf16>())?;
+    let out = buffer.slice_mut::<bf16>(0, count * one);
+    let (x, grid) = (mat.data, Grid::each(count * one / 8));
+    let strides = (outer_stride, inner_stride, batch);
+    let sizes = (outer, inner, pitch);
+    let arguments =
+        args![&out, x, sizes.0, sizes.1, sizes.2, strides.0, strides.1, strides.2, count];
+    launch("gemm_bf16_pack", grid, arguments);
+    let batch = if batch == 0 { 0 } else { one as u64 };
+    Some((
+        Packed { data: buffer.address(), outer: outer as u64, pitch: pitch as u64, batch },
+        buffer,
+    ))
+}
+
 /// As [`crate::cpu::gemm::gemm`].
 pub fn gemm<T>(
     c: SliceMut<'_, T>,
@@ -66,12 +129,12 @@ pub fn gemm<T>(
     accumulate: bool,
     epilogue: Epilogue<'_, T>,
 ) {
-    product(c, 0, ldc, a, 0, b, 0, 1, m, n, k, accumulate, epilogue);
+    gemm_at(Precision::Highest, c, ldc, a, b, m, n, k, accumulate, epilogue);
 }
 
-/// As [`crate::cpu::gemm::gemm_at`]; the GPU has one way to multiply.
+/// As [`crate::cpu::gemm::gemm_at`].
 pub fn gemm_at<T>(
-    _: Precision,
+    precision: Precision,
     c: SliceMut<'_, T>,
     ldc: usize,
     a: Mat<'_, T>,
@@ -82,7 +145,14 @@ pub fn gemm_at<T>(
     accumulate: bool,
     epilogue: Epilogue<'_, T>,
 ) {
-    gemm(c, ldc, a, b, m, n, k, accumulate, epilogue);
+    let whole = Whole { count: 1, m, n, k, ldc, c_stride: 0, accumulate };
+    // The rule of the CPU: small products are not worth rounding.
+    let work = m.saturating_mul(n).saturating_mul(k);
+    if precision == Precision::Medium && m.min(n).min(k) > 1 && work >= PAIRS_FROM {
+        whole.on_tensor_cores(c, (a, 0), (b, 0), epilogue);
+    } else {
+        whole.in_f32(c, (a, 0), (b, 0), epilogue);
+    }
 }
 
 /// As [`crate::cpu::gemm::gemm_batched`].
@@ -100,67 +170,116 @@ pub fn gemm_batched<T>(
     k: usize,
     accumulate: bool,
 ) {
-    let none = Epilogue::None;
-    product(c, c_stride, ldc, a, a_stride, b, b_stride, count, m, n, k, accumulate, none);
+    let whole = Whole { count, m, n, k, ldc, c_stride, accumulate };
+    whole.in_f32(c, (a, a_stride), (b, b_stride), Epilogue::None);
 }
 
-fn product<T>(
-    mut c: SliceMut<'_, T>,
-    c_stride: usize,
-    ldc: usize,
-    a: Mat<'_, T>,
-    a_stride: usize,
-    b: Mat<'_, T>,
-    b_stride: usize,
+/// Blocks along z in one launch.
+const MOST: usize = 65_535;
+
+/// The sizes of a product or a batch of them.
+#[derive(Clone, Copy)]
+struct Whole {
     count: usize,
     m: usize,
     n: usize,
     k: usize,
+    ldc: usize,
+    c_stride: usize,
     accumulate: bool,
-    epilogue: Epilogue<'_, T>,
-) {
-    if k > 0 && (a.data.gpu.is_none() || b.data.gpu.is_none()) {
-        return launch("gemm", Grid::rows(1), &[Arg::Elsewhere]);
+}
+
+impl Whole {
+    fn tiles(&self, tile: usize) -> usize {
+        self.count * self.m.div_ceil(tile) * self.n.div_ceil(tile)
     }
-    let bias = match epilogue {
-        Epilogue::None => None,
-        Epilogue::Bias(bias) => Some(bias),
-    };
-    let tiles = |tile: usize| count * m.div_ceil(tile) * n.div_ceil(tile);
-    let (name, tile) = match tensor_cores() {
-        true => ("gemm_mma", 128),
-        // The large tile needs enough of C to keep the device busy.
-        false if tiles(128) >= 96 => ("gemm_128", 128),
-        false => ("gemm_64", 64),
-    };
-    let (splits, piece) = match tiles(tile) {
-        n if n < 96
-            && k >= 1024
-            && count == 1
-            && !accumulate
-            && bias.is_none()
-            && c.len() >= m * ldc =>
-        {
-            pieces(k, n)
+
+    fn grid(&self, tile: usize, z: usize) -> Grid {
+        Grid::blocks([self.n.div_ceil(tile), self.m.div_ceil(tile), z], [256, 1, 1])
+    }
+
+    /// Pieces of k and their length (a multiple of 32): more than one where there are few tiles and k is long.
+    fn cut(&self, tile: usize, bias: bool) -> (usize, usize) {
+        let Whole { count, n, k, ldc, accumulate, .. } = *self;
+        let tiles = self.tiles(tile);
+        if tiles >= 96 || k < 1024 || count != 1 || accumulate || bias || ldc != n {
+            return (1, 0);
         }
-        _ => (1, 0),
-    };
-    let grid = |z: usize| Grid::blocks([n.div_ceil(tile), m.div_ceil(tile), z], [256, 1, 1]);
-    if splits > 1 && ldc == n {
-        let Some(buffer) = scratch(c.gpu, splits * m * n * size_of::<T>()) else { return };
-        let parts = buffer.slice_mut::<T>(0, splits * m * n);
-        let (a, b) = (Matrix::new(&a, 0, 0), Matrix::new(&b, 0, 0));
-        let (a, b) = (Arg::Bytes(bytemuck::bytes_of(&a)), Arg::Bytes(bytemuck::bytes_of(&b)));
-        let arguments = args![&parts, m * n, n, a, b, m, n, k, piece, 0u32, Arg::Null];
-        launch(name, grid(splits), arguments);
-        return reduce::add_rows(c, parts.read(), splits, m * n);
+        let (_, piece) = pieces(k, tiles);
+        let piece = piece.next_multiple_of(32);
+        (k.div_ceil(piece), piece)
     }
-    for first in (0..count).step_by(65_535) {
-        let c = c.from(first * c_stride);
-        let (a, b) = (Matrix::new(&a, a_stride, first), Matrix::new(&b, b_stride, first));
-        let (a, b) = (Arg::Bytes(bytemuck::bytes_of(&a)), Arg::Bytes(bytemuck::bytes_of(&b)));
-        let accumulate = u32::from(accumulate);
-        let arguments = args![&c, c_stride, ldc, a, b, m, n, k, 0usize, accumulate, bias];
-        launch(name, grid((count - first).min(65_535)), arguments);
+
+    /// Calls `start(C, from one matrix of it to the next, grid, first of the batch, piece of k)` as often as it
+    /// takes, and adds the parts where k was cut.
+    fn run<T>(
+        &self,
+        mut c: SliceMut<'_, T>,
+        tile: usize,
+        bias: bool,
+        start: impl Fn(Slice<T>, usize, Grid, usize, usize),
+    ) {
+        let Whole { count, m, n, c_stride, .. } = *self;
+        let (splits, piece) = self.cut(tile, bias);
+        if splits > 1 {
+            let Some(buffer) = scratch(c.gpu, splits * m * n * size_of::<T>()) else { return };
+            let parts = buffer.slice::<T>(0, splits * m * n);
+            start(parts, m * n, self.grid(tile, splits), 0, piece);
+            return reduce::add_rows(c, parts, splits, m * n);
+        }
+        for first in (0..count).step_by(MOST) {
+            let some = MOST.min(count - first);
+            start(c.from(first * c_stride).read(), c_stride, self.grid(tile, some), first, 0);
+        }
+    }
+
+    fn in_f32<T>(
+        &self,
+        c: SliceMut<'_, T>,
+        (a, a_stride): (Mat<'_, T>, usize),
+        (b, b_stride): (Mat<'_, T>, usize),
+        epilogue: Epilogue<'_, T>,
+    ) {
+        let Whole { m, n, k, ldc, accumulate, .. } = *self;
+        if k > 0 && (a.data.gpu.is_none() || b.data.gpu.is_none()) {
+            return launch("gemm", Grid::rows(1), &[Arg::Elsewhere]);
+        }
+        let bias = epilogue.bias();
+        // The large tile needs enough of C to keep the device busy.
+        let (name, tile) = if self.tiles(128) >= 96 { ("gemm_128", 128) } else { ("gemm_64", 64) };
+        self.run(c, tile, bias.is_some(), |c, c_stride, grid, first, piece| {
+            let (a, b) = (Matrix::new(&a, a_stride, first), Matrix::new(&b, b_stride, first));
+            let (a, b) = (Arg::Bytes(bytemuck::bytes_of(&a)), Arg::Bytes(bytemuck::bytes_of(&b)));
+            let accumulate = u32::from(accumulate);
+            let arguments = args![c, c_stride, ldc, a, b, m, n, k, piece, accumulate, bias];
+            launch(name, grid, arguments);
+        });
+    }
+
+    fn on_tensor_cores<T>(
+        &self,
+        c: SliceMut<'_, T>,
+        (a, a_stride): (Mat<'_, T>, usize),
+        (b, b_stride): (Mat<'_, T>, usize),
+        epilogue: Epilogue<'_, T>,
+    ) {
+        let Whole { count, m, n, k, ldc, accumulate, .. } = *self;
+        let bias = epilogue.bias();
+        let name = match (a.rows_are_dense(), b.rows_are_dense()) {
+            (true, true) => "gemm_bf16_nn",
+            (true, false) => "gemm_bf16_nt",
+            (false, true) => "gemm_bf16_tn",
+            (false, false) => "gemm_bf16_tt",
+        };
+        let Some((a, _a)) = pack(&a, a_stride, count, m, k) else { return };
+        let Some((b, _b)) = pack(&b, b_stride, count, k, n) else { return };
+        self.run(c, 128, bias.is_some(), |c, c_stride, grid, first, piece| {
+            let at = |x: Packed| Packed { data: x.data + 2 * first as u64 * x.batch, ..x };
+            let (a, b) = (at(a), at(b));
+            let (a, b) = (Arg::Bytes(bytemuck::bytes_of(&a)), Arg::Bytes(bytemuck::bytes_of(&b)));
+            let accumulate = u32::from(accumulate);
+            let arguments = args![c, c_stride, ldc, a, b, m, n, k, piece, accumulate, bias];
+            launch(name, grid.shared(STAGES), arguments);
+        });
     }
 }

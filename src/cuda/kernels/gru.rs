@@ -3,7 +3,7 @@
 use super::recurrent::Sequence;
 use super::rnn::start;
 use super::{reduce, scratch};
-use crate::cuda::gpu::{Grid, args, launch};
+use crate::cuda::launch::{Grid, args, launch};
 use crate::cuda::{Slice, SliceMut};
 
 /// As [`crate::cpu::gru::forward`].

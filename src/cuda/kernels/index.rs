@@ -1,7 +1,7 @@
 //! Launches of `kernels/index.cu`.
 
 use super::embedding;
-use crate::cuda::gpu::{Arg, Grid, args, launch};
+use crate::cuda::launch::{Arg, Grid, args, launch};
 use crate::cuda::{Slice, SliceMut};
 
 /// As [`crate::cpu::index::index_select`]; ids out of range are reported later.

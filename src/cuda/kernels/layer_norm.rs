@@ -1,7 +1,7 @@
 //! Launches of `kernels/layer_norm.cu`.
 
 use super::{pieces, reduce, scratch};
-use crate::cuda::gpu::{Grid, args, launch};
+use crate::cuda::launch::{Grid, args, launch};
 use crate::cuda::{Slice, SliceMut};
 
 /// As [`crate::cpu::layer_norm::forward`].

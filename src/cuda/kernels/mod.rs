@@ -28,21 +28,11 @@ pub(crate) mod unary;
 // Names that calls of kernels use without their module.
 pub(crate) use gemm::{Epilogue, Mat};
 
-use std::sync::OnceLock;
-
 use super::gpu::{Gpu, trouble};
 use super::memory::Buffer;
 
-/// Whether products and attention round their factors to bf16 and run on tensor cores, with sums in f32.
-/// `HANDLOOM_CUDA_MATMUL=medium` asks for it; it is not the default, for neither speed nor numbers have been
-/// measured on a device yet.
-fn tensor_cores() -> bool {
-    static ASKED: OnceLock<bool> = OnceLock::new();
-    *ASKED.get_or_init(|| std::env::var("HANDLOOM_CUDA_MATMUL").is_ok_and(|v| v == "medium"))
-}
-
 /// Memory for the length of a call, or nothing, with the reason kept for later.
-fn scratch(gpu: Option<&'static Gpu>, bytes: usize) -> Option<Buffer> {
+pub(super) fn scratch(gpu: Option<&'static Gpu>, bytes: usize) -> Option<Buffer> {
     let Some(gpu) = gpu else {
         trouble("a kernel's output is not on a GPU".into());
         return None;

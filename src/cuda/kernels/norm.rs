@@ -1,7 +1,7 @@
 //! Launches of `kernels/norm.cu`.
 
 use super::scratch;
-use crate::cuda::gpu::{Grid, args, clear, launch};
+use crate::cuda::launch::{Grid, args, clear, launch};
 use crate::cuda::{Slice, SliceMut};
 
 /// Partial sums.

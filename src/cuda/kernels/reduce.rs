@@ -2,7 +2,7 @@
 
 use super::{pieces, scratch};
 pub use crate::cpu::reduce::Reduce;
-use crate::cuda::gpu::{Grid, args, clear, launch};
+use crate::cuda::launch::{Grid, args, clear, launch};
 use crate::cuda::{Slice, SliceMut};
 
 /// Slices of the outer axis in one launch, the most blocks along a grid's z.

@@ -3,7 +3,7 @@
 use super::recurrent::Sequence;
 use super::{reduce, strided};
 pub use crate::cpu::rnn::Nonlinearity;
-use crate::cuda::gpu::{Grid, args, clear, launch};
+use crate::cuda::launch::{Grid, args, clear, launch};
 use crate::cuda::{Slice, SliceMut};
 
 /// As [`crate::cpu::rnn::forward`].

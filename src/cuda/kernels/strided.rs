@@ -5,7 +5,8 @@ use std::any::TypeId;
 use bytemuck::{Pod, Zeroable};
 use half::{bf16, f16};
 
-use crate::cuda::gpu::{Grid, args, launch, trouble};
+use crate::cuda::gpu::trouble;
+use crate::cuda::launch::{Grid, args, launch};
 use crate::cuda::{Slice, SliceMut};
 
 /// The `Walk` of `kernels/common.cuh`: a shape, and strides for up to three tensors.
@@ -42,8 +43,8 @@ impl Walk {
         Some(walk)
     }
 
-    pub(super) fn arg(&self) -> crate::cuda::gpu::Arg<'_> {
-        crate::cuda::gpu::Arg::Bytes(bytemuck::bytes_of(self))
+    pub(super) fn arg(&self) -> crate::cuda::launch::Arg<'_> {
+        crate::cuda::launch::Arg::Bytes(bytemuck::bytes_of(self))
     }
 }
 

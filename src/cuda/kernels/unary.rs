@@ -3,7 +3,7 @@
 pub use crate::cpu::unary::Unary;
 
 use crate::cpu::unary::Saves;
-use crate::cuda::gpu::{Grid, args, launch};
+use crate::cuda::launch::{Grid, args, launch};
 use crate::cuda::{Slice, SliceMut};
 
 /// As [`crate::cpu::unary::forward`].

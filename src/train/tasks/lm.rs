@@ -247,29 +247,42 @@ impl Task for LmTask {
 
     fn loss(&mut self, at: Cursor) -> Result<Loss> {
         let (inputs, targets) = self.train.get(at)?;
-        let tokens = inputs.numel() as u64;
         if let Some(masking) = &self.masking {
             let seed = Rng::new(self.seed ^ MASK, at.epoch).bits();
             let first = at.index * self.train.batch() as u64;
             let smoothing = self.label_smoothing;
             let (loss, count) =
                 masked_loss(self.model.as_ref(), masking, &inputs, smoothing, seed, first)?;
+            let tokens = inputs.numel() as u64;
             return Ok(Loss { loss, count, tokens });
         }
+        self.loss_of(at, &[inputs, targets])
+    }
+
+    fn batch(&self, at: Cursor) -> Result<Option<[Tensor; 2]>> {
+        // How many tokens are masked differs from batch to batch.
+        match self.masking {
+            Some(_) => Ok(None),
+            None => self.train.get(at).map(|(inputs, targets)| Some([inputs, targets])),
+        }
+    }
+
+    fn loss_of(&mut self, at: Cursor, [inputs, targets]: &[Tensor; 2]) -> Result<Loss> {
+        let tokens = inputs.numel() as u64;
         let hidden = if self.carries() {
             let mut state = match self.state.take() {
                 Some(state) if at.index > 0 => state,
                 _ => self.model.new_state(self.train.batch())?,
             };
-            let hidden = self.model.hidden_with_state(&inputs, &mut state)?;
+            let hidden = self.model.hidden_with_state(inputs, &mut state)?;
             self.state = Some(state);
             hidden
         } else {
-            self.model.hidden(&Inputs::new(&inputs))?
+            self.model.hidden(&Inputs::new(inputs))?
         };
         let options =
             CrossEntropy { label_smoothing: self.label_smoothing, ..CrossEntropy::default() };
-        let loss = self.model.head_loss(&hidden, &targets, &options)?;
+        let loss = self.model.head_loss(&hidden, targets, &options)?;
         Ok(Loss { loss, count: tokens, tokens })
     }
 

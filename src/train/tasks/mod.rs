@@ -61,6 +61,25 @@ pub trait Task: Send + Sync {
     /// When the forward pass fails.
     fn loss(&mut self, at: Cursor) -> Result<Loss>;
 
+    /// The tensors of the micro-batch at `at`, where every one has the same shapes and counts: such a step can be
+    /// recorded on a GPU once and done again with other numbers in them. `None` where it cannot.
+    ///
+    /// # Errors
+    /// When the data cannot be read.
+    fn batch(&self, at: Cursor) -> Result<Option<[Tensor; 2]>> {
+        let _ = at;
+        Ok(None)
+    }
+
+    /// As [`Task::loss`], with what [`Task::batch`] gave; never asked for where that is `None`.
+    ///
+    /// # Errors
+    /// As [`Task::loss`].
+    fn loss_of(&mut self, at: Cursor, batch: &[Tensor; 2]) -> Result<Loss> {
+        let _ = batch;
+        self.loss(at)
+    }
+
     /// Before the micro-batches of a step. A task that carries a state from batch to batch remembers
     /// it here.
     fn begin_step(&mut self) {}

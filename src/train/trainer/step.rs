@@ -67,6 +67,10 @@ impl Trainer<'_, '_> {
     /// Forward, backward and update. On [`Outcome::Nonfinite`] weights, moments and carried state are
     /// what they were before.
     fn attempt(&mut self, lr: f64) -> Result<Outcome> {
+        #[cfg(feature = "cuda")]
+        if let Some(record) = self.attempt_recorded(lr)? {
+            return Ok(Outcome::Done(record));
+        }
         let (mut loss_sum, mut weight, mut first, mut tokens) = (0.0, 0.0, 0.0, 0);
         let mut cursor = self.state.cursor;
         let batches = self.task.batches_per_epoch();
