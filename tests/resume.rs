@@ -2,7 +2,7 @@
 //! state, trainer state, log and best model.
 //!
 //! Each run has 60 steps with gradient accumulation, dropout, a warm-up, several epochs, evaluations, a batch
-//! whose loss is not a number, and (for the classifier) layers that begin to learn later. It is resumed at each
+//! whose loss is not a number, a moving average of the weights, and (for the classifier) layers that begin to learn later. It is resumed at each
 //! of its steps, the last one included.
 
 #[path = "common/training.rs"]
@@ -22,7 +22,7 @@ use training::{Fast, Faulty, Kind, TINY, Ticker, config, folder, task};
 const STEPS: u64 = 60;
 
 fn settings(save_steps: u64) -> TrainerConfig {
-    TrainerConfig { save_steps, on_nonfinite: OnNonfinite::Skip, ..config(STEPS) }
+    TrainerConfig { save_steps, on_nonfinite: OnNonfinite::Skip, ema_decay: 0.9, ..config(STEPS) }
 }
 
 fn faulty(kind: Kind) -> Faulty {

@@ -14,6 +14,7 @@ use handloom::train::adapters::LoraConfig;
 use handloom::train::config::{OptimizerKind, TrainerConfig};
 use handloom::train::evaluate::{self, EvaluateConfig, Evaluation};
 use handloom::train::finetune::{self, Arm, FinetuneConfig, FinetuneReport};
+use handloom::train::predict::Predictor;
 use handloom::train::pretrain::{self, ModelShape, PretrainConfig};
 use handloom::train::schedule::Scheduler;
 use handloom::train::{Control, Observer};
@@ -225,13 +226,9 @@ fn the_slanted_triangle_rises_for_a_tenth_and_falls_to_a_32nd() {
 
 /// The probability that the model in `run` gives to the class `label` of a text.
 fn probability(run: &Path, label: &str, text: &str) -> f64 {
-    let best = run.join("best");
-    let model = SequenceClassifier::from_pretrained(&best).unwrap();
-    let tokenizer = Tokenizer::from_file(best.join("tokenizer.json")).unwrap();
-    let ids = tokenizer.encode(text).unwrap();
-    let ids = Tensor::from_slice(&ids, [1, ids.len()]).unwrap();
-    let p = model.logits(&Inputs::new(&ids)).unwrap().softmax(-1).unwrap().to_f64_vec().unwrap();
-    p[model.labels.iter().position(|l| l == label).unwrap()]
+    let predictor = Predictor::open(run, None).unwrap();
+    let predictions = predictor.predict(&[(text.to_owned(), None)]).unwrap();
+    predictions[0].scores.iter().find(|(name, _)| name == label).unwrap().1
 }
 
 #[test]
@@ -472,4 +469,45 @@ fn traps_of_label_files_are_told_of() {
     let test = json["runs"][0]["test"].to_string();
     assert!(test.contains("\"unseen_labels\":1") && test.contains("\"truncated\":1"), "{test}");
     assert!(test.contains("\"rows\":4"), "the row with the unseen label counts: {test}");
+}
+
+/// The words themselves, without a tokenizer or a body: learned, tested, evaluated and predicted with.
+#[test]
+fn a_classifier_of_words_needs_no_pretraining() {
+    let dir = folder("words");
+    let set = labels(&dir);
+    let config = FinetuneConfig {
+        from: None,
+        scratch: Some("nano".into()),
+        model: "lstm".into(),
+        tokenizer: Some("word".into()),
+        shape: ModelShape { hidden_size: Some(8), dropout: Some(0.0), ..ModelShape::default() },
+        test: vec![set.clone()],
+        trainer: TrainerConfig {
+            learning_rate: 1e-2,
+            optimizer: OptimizerKind::AdamW,
+            ..config(&dir, 40).trainer
+        },
+        ..config(&dir, 40)
+    };
+    let report = run(&config);
+    let test = report.runs[0].test.as_ref().expect("a test set was given");
+    assert!(test.value() > 0.95, "{test:?}");
+    assert!(probability(&config.out, "bad", "the hand sat at") > 0.8);
+    let mut ears = Ears::default();
+    let evaluation = evaluate::run(
+        &EvaluateConfig {
+            from: config.out.clone(),
+            data: vec![set],
+            threads: 1,
+            ..EvaluateConfig::default()
+        },
+        &mut Control::new(&mut ears),
+    );
+    let Evaluation::Labelled(again) = evaluation.unwrap() else { panic!("it is a classifier") };
+    assert_eq!(again.value(), test.value());
+    let refusal = refused(&FinetuneConfig { model: "bert".into(), ..config.clone() });
+    assert!(refusal.contains("--model lstm"), "{refusal}");
+    let refusal = refused(&FinetuneConfig { scratch: None, from: Some(base().into()), ..config });
+    assert!(refusal.contains("--scratch"), "{refusal}");
 }

@@ -20,6 +20,7 @@ Examples:
   handloom finetune --from runs/book --train train.csv --test test.csv --out runs/reviews
   handloom finetune --from runs/book --train train.tsv --test test.tsv --seeds 3 --compare-scratch
   handloom finetune --scratch nano --model lstm --tokenizer char --train 外卖.csv --out runs/waimai
+  handloom finetune --scratch tiny --model lstm --tokenizer word --train train.tsv --test test.tsv
   handloom finetune --task ner --scratch tiny --model lstm --tokenizer word --crf --train train.conll --test test.conll
   handloom finetune --task srl --from runs/bert --train train.bio.tsv --test test.bio.tsv --out runs/roles
   handloom finetune --from runs/book --train train.csv --lora-r 8 --out runs/adapted
@@ -59,7 +60,7 @@ struct Flags {
     /// With --scratch: the longest context in tokens
     #[arg(long, value_name = "N", value_parser = count, help_heading = "Model")]
     context_length: Option<usize>,
-    /// With --scratch: char, bpe:4096, wordpiece:8000, a tokenizer.json; to tag also word
+    /// With --scratch: char, bpe:4096, wordpiece:8000, a tokenizer.json; or word: words and characters
     #[arg(long, value_name = "KIND|FILE", help_heading = "Model")]
     tokenizer: Option<String>,
 

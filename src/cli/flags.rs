@@ -75,6 +75,10 @@ pub struct TrainerFlags {
     #[arg(long, value_name = "X", value_parser = fraction, help_heading = "Optimisation")]
     #[arg(allow_negative_numbers = true)]
     pub label_smoothing: Option<f64>,
+    /// Evaluate, and keep as best, a moving average of the weights with this decay, such as 0.999
+    #[arg(long, value_name = "X", value_parser = fraction, help_heading = "Optimisation")]
+    #[arg(allow_negative_numbers = true)]
+    pub ema_decay: Option<f64>,
 
     /// Steps from one evaluation to the next; 0: only at the end
     #[arg(long, value_name = "N", value_parser = count_or_zero, help_heading = "Run")]

@@ -173,9 +173,8 @@ impl Says {
         if flags.predicate.is_some() {
             return Err(Error::Usage("--predicate goes with a model of semantic roles".into()));
         }
-        let mut predictor = Predictor::open(&flags.from)?;
+        let predictor = Predictor::open(&flags.from, flags.max_length)?;
         predictor.to_device(flags.device)?;
-        predictor.max_length = flags.max_length.unwrap_or(predictor.max_length);
         Ok(Says::Labels(Box::new(predictor)))
     }
 }

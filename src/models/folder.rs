@@ -17,8 +17,8 @@ use super::on_disk::{
 use super::safetensors::{WEIGHTS, read_folder, write_atomic};
 use super::tagger::Tagger;
 use super::{
-    LanguageModel, ModelConfig, SequenceClassifier, TokenClassifier, WordTagger, build, peft,
-    word_tagger,
+    Classifier, LanguageModel, ModelConfig, SequenceClassifier, TokenClassifier, WordClassifier,
+    WordTagger, build, peft, word_classifier, word_tagger,
 };
 use crate::error::{Error, Result};
 use crate::nn::module::listed;
@@ -259,6 +259,19 @@ impl TokenClassifier {
         expect_classifier(dir, &tagger.labels, &fresh)?;
         Ok(tagger)
     }
+}
+
+/// Opens a classifier of texts of either kind.
+///
+/// # Errors
+/// When the folder holds none, or a file is missing or damaged.
+pub fn open_classifier(dir: impl AsRef<Path>) -> Result<Box<dyn Classifier>> {
+    let dir = dir.as_ref();
+    let json = read_json(dir)?;
+    if json.get("model_type").and_then(Value::as_str) == Some(word_classifier::MODEL_TYPE) {
+        return Ok(Box::new(WordClassifier::from_pretrained(dir)?));
+    }
+    Ok(Box::new(SequenceClassifier::from_pretrained(dir)?))
 }
 
 /// Opens a tagger of either kind.

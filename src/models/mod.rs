@@ -16,6 +16,7 @@
 //! two models of the tutorial.
 
 pub mod bert;
+pub mod classifier;
 pub mod config;
 pub mod folder;
 pub mod gpt;
@@ -27,9 +28,12 @@ pub mod safetensors;
 pub mod sizes;
 pub mod tagger;
 pub mod tutorial;
+pub mod word_classifier;
+pub mod word_encoder;
 pub mod word_tagger;
 
 pub use bert::Bert;
+pub use classifier::Classifier;
 pub use config::{BertConfig, GptConfig, ModelConfig, RnnConfig, RnnKind};
 pub use folder::{Pretrained, from_pretrained, load_pretrained, save_pretrained};
 pub use gpt::Gpt;
@@ -38,6 +42,8 @@ pub use rnn_lm::RnnLm;
 pub use sizes::{MemoryEstimate, estimate_memory, parameters_by_module};
 pub use tagger::{Sentence, Tagger};
 pub use tutorial::{RnnModel, TransformerModel};
+pub use word_classifier::WordClassifier;
+pub use word_encoder::{WordEncoder, WordEncoderConfig};
 pub use word_tagger::{WordTagger, WordTaggerConfig};
 
 use crate::error::{Error, Result};

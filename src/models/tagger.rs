@@ -35,6 +35,19 @@ pub struct Sentence {
     pub rare: Vec<f32>,
 }
 
+impl Sentence {
+    /// The sentence as training reads it: some rare words as unknown ones. `unit` draws from 0 to below 1.
+    pub fn with_unknowns(&self, unit: &mut dyn FnMut() -> f32) -> Sentence {
+        let mut read = self.clone();
+        for (id, &rare) in read.ids.iter_mut().zip(&self.rare) {
+            if unit() < rare {
+                *id = 0;
+            }
+        }
+        read
+    }
+}
+
 /// A network that gives each word of a sentence a tag.
 pub trait Tagger: Module {
     /// The tags by id.

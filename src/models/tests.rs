@@ -283,8 +283,13 @@ fn tagger(model: &str, crf: bool) -> Box<dyn Tagger> {
         let tagger = TokenClassifier::new(build(&small(model), 1).unwrap(), labels, 2).unwrap();
         return Box::new(if crf { tagger.with_crf(3).unwrap() } else { tagger });
     }
-    let table = |name: &str, width| word_tagger::TableSize { name: name.into(), rows: 20, width };
-    let config = WordTaggerConfig {
+    let config = WordTaggerConfig { encoder: word_sizes(), crf };
+    Box::new(WordTagger::new(&config, labels, 1).unwrap())
+}
+
+fn word_sizes() -> WordEncoderConfig {
+    let table = |name: &str, width| word_encoder::TableSize { name: name.into(), rows: 20, width };
+    WordEncoderConfig {
         cell: "lstm".into(),
         tables: vec![table("word", 8), table("shape", 4)],
         columns: vec![0, 1],
@@ -294,9 +299,7 @@ fn tagger(model: &str, crf: bool) -> Box<dyn Tagger> {
         hidden_size: 7,
         num_layers: 2,
         dropout: 0.0,
-        crf,
-    };
-    Box::new(WordTagger::new(&config, labels, 1).unwrap())
+    }
 }
 
 #[test]
@@ -348,4 +351,33 @@ fn taggers_come_back_from_their_folders() {
         let scores = |t: &dyn Tagger| t.emissions(&rows).unwrap().to_f64_vec().unwrap();
         assert_eq!(scores(&*back), scores(&*saved));
     }
+}
+
+#[test]
+fn a_classifier_of_words_learns_with_every_parameter_and_comes_back_from_its_folder() {
+    let labels = ["good", "bad"].map(String::from).to_vec();
+    let model = WordClassifier::new(&word_sizes(), labels, 1).unwrap();
+    let all = sentences("word");
+    let rows: Vec<&Sentence> = all.iter().collect();
+    let scores = model.scores(&rows).unwrap();
+    assert_eq!(scores.shape(), [2, 2]);
+    let alone = model.scores(&rows[..1]).unwrap();
+    assert_close(&scores.narrow(0, 0, 1).unwrap(), &alone, 1e-5);
+    scores.sum_all().unwrap().backward().unwrap();
+    for (name, p) in model.named_parameters() {
+        assert!(p.grad().is_some(), "{name} has no gradient");
+    }
+    let folder = std::env::temp_dir().join(format!("handloom-words-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let config = model.config_json(&serde_json::Map::new());
+    std::fs::write(folder.join(on_disk::CONFIG), &config).unwrap();
+    std::fs::write(folder.join(safetensors::WEIGHTS), model.weights().unwrap()).unwrap();
+    let back = folder::open_classifier(&folder).unwrap();
+    let damaged = config.replace("\"hidden_size\": 7", "\"hidden_size\": 70000");
+    std::fs::write(folder.join(on_disk::CONFIG), damaged).unwrap();
+    let refused = folder::open_classifier(&folder).err().expect("a damaged size").to_string();
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert!(refused.contains("larger model"), "{refused}");
+    let again = back.scores(&rows).unwrap();
+    assert_eq!(again.to_f64_vec().unwrap(), scores.to_f64_vec().unwrap());
 }

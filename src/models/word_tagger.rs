@@ -1,142 +1,43 @@
 //! A tagger that reads words and their characters: for tagging without pretraining (Ma and Hovy 2016).
 //!
 //! ```text
-//! columns: word, shape, affixes …   one table lookup each            [W, B, width] each
-//! characters: windows of three → linear → largest over the word      [W, B, F]
-//! x = all side by side → dropout → bidirectional LSTM → dropout      [W, B, 2H]
-//! emissions = x W_clsᵀ + b → CRF                                     [B, W, K]
+//! y = encoder(words)                                                 [W, B, 2H]
+//! emissions = y W_clsᵀ + b → CRF                                     [B, W, K]
 //! ```
-//!
-//! A convolution of width three is a linear layer on three vectors side by side, and a lookup of id triples
-//! puts them there. A word that occurs several times in a batch is convolved once.
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::on_disk::{expect_labels, label_entries, labels_of, read_json_in};
-use super::safetensors::{from_bytes, read_folder, to_bytes};
-use super::tagger::{Sentence, Tagger, expect_words};
-use crate::autograd::Scope;
+use super::on_disk::{expect_labels, label_entries, labels_of};
+use super::safetensors::{from_bytes, to_bytes};
+use super::tagger::{Sentence, Tagger};
+use super::word_encoder::{WordEncoder, WordEncoderConfig, config_text, read_parts};
 use crate::error::{Error, Result};
-use crate::nn::{
-    Crf, Dropout, Embedding, Init, Linear, Module, Recurrent, RecurrentKind, RecurrentOptions,
-    Visitor,
-};
-use crate::ops;
+use crate::nn::{Crf, Init, Linear, Module, Visitor};
 use crate::tensor::Tensor;
 
 /// The `model_type` in `config.json`.
 pub const MODEL_TYPE: &str = "word_tagger";
-/// Characters of a word that are read.
-pub const LONGEST_WORD: usize = 32;
-/// Characters side by side.
-const WINDOW: usize = 3;
-
-/// A table that columns are looked up in.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TableSize {
-    /// What is in it: `word`, `shape`, …
-    pub name: String,
-    /// Entries, the unknown one (id 0) included.
-    pub rows: usize,
-    /// The width of a vector.
-    pub width: usize,
-}
 
 /// The sizes of a [`WordTagger`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WordTaggerConfig {
-    /// `rnn`, `lstm` or `gru`.
-    pub cell: String,
-    /// The tables.
-    pub tables: Vec<TableSize>,
-    /// For each column of a sentence the index of its table.
-    pub columns: Vec<usize>,
-    /// Characters, the unknown one (id 0, also beside a word) included.
-    pub char_vocab_size: usize,
-    /// The width of a character's vector.
-    pub char_embedding_size: usize,
-    /// Outputs of the convolution.
-    pub char_filters: usize,
-    /// Hidden units of one direction.
-    pub hidden_size: usize,
-    /// Layers of the recurrence.
-    pub num_layers: usize,
-    /// Dropout on inputs, between layers and on outputs.
-    pub dropout: f64,
+    /// The encoder's.
+    #[serde(flatten)]
+    pub encoder: WordEncoderConfig,
     /// Whether a CRF stands on top.
     pub crf: bool,
-}
-
-impl WordTaggerConfig {
-    fn kind(&self) -> Result<RecurrentKind> {
-        match self.cell.as_str() {
-            "rnn" => Ok(RecurrentKind::RnnTanh),
-            "lstm" => Ok(RecurrentKind::Lstm),
-            "gru" => Ok(RecurrentKind::Gru),
-            other => {
-                Err(Error::Usage(format!("a tagger's cell is rnn, lstm or gru, not `{other}`")))
-            }
-        }
-    }
-
-    /// The width of what the recurrence reads.
-    fn inputs(&self) -> usize {
-        let columns = self.columns.iter().map(|&table| self.tables[table].width);
-        columns.sum::<usize>() + self.char_filters
-    }
-
-    /// Checks that the sizes make a model.
-    ///
-    /// # Errors
-    /// With a sentence on the first thing that does not fit.
-    pub fn validate(&self) -> Result<()> {
-        self.kind()?;
-        let sizes = [
-            ("char_vocab_size", self.char_vocab_size),
-            ("char_embedding_size", self.char_embedding_size),
-            ("char_filters", self.char_filters),
-            ("hidden_size", self.hidden_size),
-            ("num_layers", self.num_layers),
-            ("columns", self.columns.len()),
-        ];
-        let tables = self.tables.iter().flat_map(|t| [("rows", t.rows), ("width", t.width)]);
-        for (name, size) in sizes.into_iter().chain(tables) {
-            if size == 0 || size > 1 << 28 {
-                return Err(Error::Usage(format!("{name} = {size}: a tagger cannot have that")));
-            }
-        }
-        if let Some(table) = self.columns.iter().find(|&&table| table >= self.tables.len()) {
-            return Err(Error::Usage(format!(
-                "a column is looked up in table {table}, which is not there"
-            )));
-        }
-        if !(0.0..1.0).contains(&self.dropout) {
-            return Err(Error::Usage(format!(
-                "dropout = {}: dropout is a probability from 0 to below 1",
-                self.dropout
-            )));
-        }
-        Ok(())
-    }
 }
 
 /// A bidirectional recurrent tagger on words and characters.
 pub struct WordTagger {
     config: WordTaggerConfig,
     labels: Vec<String>,
-    tables: Vec<(String, Embedding)>,
-    characters: Embedding,
-    convolution: Linear,
-    rnn: Recurrent,
+    encoder: WordEncoder,
     classifier: Linear,
     crf: Option<Crf>,
-    input_dropout: Dropout,
-    output_dropout: Dropout,
-    scope: Scope,
 }
 
 impl WordTagger {
@@ -145,44 +46,16 @@ impl WordTagger {
     /// # Errors
     /// When the sizes do not make a model, or labels are missing or twice there.
     pub fn new(config: &WordTaggerConfig, labels: Vec<String>, seed: u64) -> Result<WordTagger> {
-        config.validate()?;
         expect_labels(&labels)?;
-        let (root, c) = (Init::new(seed), config);
-        // Uniform with variance 1/width, as in the paper.
-        let table = |name: &str, rows: usize, width: usize| {
-            Embedding::uniform(&root.at(name), rows, width, (3.0 / width as f64).sqrt())
-        };
-        let tables = c.tables.iter().map(|t| {
-            let name = format!("{}_embedding", t.name);
-            let made = table(&name, t.rows, t.width)?;
-            Ok((name, made))
-        });
-        let options = RecurrentOptions {
-            num_layers: c.num_layers,
-            dropout: c.dropout,
-            bidirectional: true,
-            ..Default::default()
-        };
-        let outputs = 2 * c.hidden_size;
-        let window = WINDOW * c.char_embedding_size;
+        let (root, n) = (Init::new(seed), labels.len());
+        let outputs = config.encoder.output_size();
         Ok(WordTagger {
-            tables: tables.collect::<Result<_>>()?,
-            characters: table("character_embedding", c.char_vocab_size, c.char_embedding_size)?,
-            convolution: Linear::new(&root.at("convolution"), window, c.char_filters, true)?,
-            rnn: Recurrent::new(&root.at("rnn"), c.kind()?, c.inputs(), c.hidden_size, &options)?,
-            classifier: Linear::new(&root.at("classifier"), outputs, labels.len(), true)?,
-            crf: c.crf.then(|| Crf::new(&root.at("crf"), labels.len())).transpose()?,
-            input_dropout: Dropout::new(&root.at("drop.input"), c.dropout)?,
-            output_dropout: Dropout::new(&root.at("drop.output"), c.dropout)?,
-            scope: root.at("tagger").scope(),
+            encoder: WordEncoder::new(&root, &config.encoder)?,
+            classifier: Linear::new(&root.at("classifier"), outputs, n, true)?,
+            crf: config.crf.then(|| Crf::new(&root.at("crf"), n)).transpose()?,
             config: config.clone(),
             labels,
         })
-    }
-
-    /// The sizes.
-    pub fn config(&self) -> &WordTaggerConfig {
-        &self.config
     }
 
     /// Reads a folder that [`Tagger::config_json`] and [`Tagger::weights`] filled.
@@ -191,70 +64,18 @@ impl WordTagger {
     /// When a file is missing or damaged.
     pub fn from_pretrained(dir: impl AsRef<Path>) -> Result<WordTagger> {
         let dir = dir.as_ref();
-        let json = read_json_in(dir)?;
-        let bad = |text: String| Error::Data(format!("{}: config.json: {text}", dir.display()));
-        let config: WordTaggerConfig =
-            serde_json::from_value(Value::Object(json.clone())).map_err(|e| bad(e.to_string()))?;
-        config.validate().map_err(|e| bad(e.to_string()))?;
-        let tensors = read_folder(dir)?;
-        // Before a model is built: a damaged size must not ask for all the memory there is.
-        let held: usize = tensors.iter().map(|(_, tensor)| tensor.numel()).sum();
-        let wanted: usize = config.tables.iter().map(|t| t.rows.saturating_mul(t.width)).sum();
-        if wanted > held || config.hidden_size.saturating_mul(config.hidden_size) > held {
-            return Err(bad("it describes a larger model than the weights are".into()));
-        }
+        let (config, json, tensors) = read_parts(dir, |c: &WordTaggerConfig| &c.encoder)?;
         let tagger = WordTagger::new(&config, labels_of(&json)?, 0)?;
-        tagger.load_state_dict(&tensors, true).map_err(|e| bad(e.to_string()))?;
+        tagger
+            .load_state_dict(&tensors, true)
+            .map_err(|e| Error::Data(format!("{}: {e}", dir.display())))?;
         Ok(tagger)
-    }
-
-    /// The convolved characters of all words, `[W, B, F]`.
-    fn spell(&self, rows: &[&Sentence], width: usize) -> Result<Tensor> {
-        const NONE: &[u32] = &[0];
-        let mut known: HashMap<&[u32], u32> = HashMap::new();
-        let mut words: Vec<&[u32]> = Vec::new();
-        let mut places = Vec::with_capacity(width * rows.len());
-        for at in 0..width {
-            for row in rows {
-                let word = row.characters.get(at).map_or(NONE, |word| {
-                    if word.is_empty() { NONE } else { &word[..word.len().min(LONGEST_WORD)] }
-                });
-                places.push(*known.entry(word).or_insert_with(|| {
-                    words.push(word);
-                    words.len() as u32 - 1
-                }));
-            }
-        }
-        let longest = words.iter().map(|word| word.len()).max().unwrap_or(1);
-        let mut windows = Vec::with_capacity(words.len() * longest * WINDOW);
-        let mut past = Vec::with_capacity(words.len() * longest);
-        for word in &words {
-            for at in 0..longest {
-                let around = (at..at + WINDOW).map(|i| i.checked_sub(WINDOW / 2));
-                windows.extend(around.map(|i| i.and_then(|i| word.get(i)).copied().unwrap_or(0)));
-                past.push(u32::from(at >= word.len()));
-            }
-        }
-        let (n, c) = (words.len(), &self.config);
-        let windows = Tensor::from_slice(&windows, [n, longest, WINDOW])?;
-        let past = Tensor::from_slice(&past, [n, longest, 1])?;
-        let x = self.characters.forward(&windows)?; // [N, L, 3, E]
-        let x = x.reshape([n, longest, WINDOW * c.char_embedding_size])?;
-        let x = self.convolution.forward(&x)?.masked_fill(&past, -1e30)?; // [N, L, F]
-        let (spelled, _) = x.max(1, false)?;
-        let places = Tensor::from_slice(&places, places.len())?;
-        spelled.index_select(0, &places)?.reshape([width, rows.len(), c.char_filters])
     }
 }
 
 impl Module for WordTagger {
     fn visit<'a>(&'a self, v: &mut Visitor<'a, '_>) {
-        for (name, table) in &self.tables {
-            v.module(name, table);
-        }
-        v.module("character_embedding", &self.characters);
-        v.module("convolution", &self.convolution);
-        v.module("rnn", &self.rnn);
+        self.encoder.visit(v);
         v.module("classifier", &self.classifier);
         if let Some(crf) = &self.crf {
             v.module("crf", crf);
@@ -272,35 +93,11 @@ impl Tagger for WordTagger {
     }
 
     fn emissions(&self, rows: &[&Sentence]) -> Result<Tensor> {
-        let _scope = self.scope.enter();
-        let width = expect_words(rows)?;
-        let columns = self.config.columns.len();
-        if let Some(row) = rows.iter().find(|row| row.ids.len() != row.words * columns) {
-            return Err(Error::op(
-                "word_tagger",
-                format!("{} ids for {} words of {columns} columns", row.ids.len(), row.words),
-            ));
-        }
-        let mut parts = Vec::with_capacity(columns + 1);
-        for (column, &table) in self.config.columns.iter().enumerate() {
-            let id = |at: usize, row: &Sentence| {
-                row.ids.get(at * columns + column).copied().unwrap_or(0)
-            };
-            let ids: Vec<u32> =
-                (0..width).flat_map(|at| rows.iter().map(move |row| id(at, row))).collect();
-            let ids = Tensor::from_slice(&ids, [width, rows.len()])?;
-            parts.push(self.tables[table].1.forward(&ids)?);
-        }
-        parts.push(self.spell(rows, width)?);
-        let x = ops::cat(&parts.iter().collect::<Vec<_>>(), -1)?; // [W, B, inputs]
-        let lengths: Vec<usize> = rows.iter().map(|row| row.words).collect();
-        let x = self.input_dropout.forward(&x)?;
-        let (y, _) = self.rnn.forward_time_major(&x, None, Some(&lengths))?;
-        self.classifier.forward(&self.output_dropout.forward(&y)?)?.transpose(0, 1)
+        self.classifier.forward(&self.encoder.forward(rows)?)?.transpose(0, 1)
     }
 
     fn num_layers(&self) -> usize {
-        self.config.num_layers
+        self.config.encoder.num_layers
     }
 
     fn kind(&self) -> &'static str {
@@ -308,15 +105,8 @@ impl Tagger for WordTagger {
     }
 
     fn config_json(&self, extra: &Map<String, Value>) -> String {
-        let mut json = label_entries("WordTagger", &self.labels);
-        json.insert("model_type".into(), MODEL_TYPE.into());
-        if let Ok(Value::Object(sizes)) = serde_json::to_value(&self.config) {
-            json.extend(sizes);
-        }
-        json.extend(extra.clone());
-        let mut text = serde_json::to_string_pretty(&json).unwrap_or_default();
-        text.push('\n');
-        text
+        let entries = label_entries("WordTagger", &self.labels);
+        config_text(entries, MODEL_TYPE, &self.config, extra)
     }
 
     fn weights(&self) -> Result<Vec<u8>> {
@@ -330,10 +120,6 @@ impl Tagger for WordTagger {
     }
 
     fn forward_flops(&self, batch: usize, t: usize) -> u64 {
-        let c = &self.config;
-        let gates = c.kind().map_or(1, |kind| kind.gates());
-        let layer = |inputs: usize| 4 * gates * c.hidden_size * (inputs + c.hidden_size);
-        let above = (c.num_layers - 1) * layer(2 * c.hidden_size);
-        (batch * t * (layer(c.inputs()) + above)) as u64
+        self.encoder.forward_flops(batch, t)
     }
 }

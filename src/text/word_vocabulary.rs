@@ -6,8 +6,8 @@
 //! shape      Xx-0        case and kind of the characters, runs shortened
 //! prefix     pet         the first three characters
 //! suffix     r-0         the last three
-//! before     of+peter    texts of single characters only: the word with the one before it
-//! after      peter+said  … with the one after it
+//! before     of+peter    Chinese, and texts to be classified: the word with the one before it
+//! after      peter+said  Chinese sentences to be tagged: … with the one after it
 //! flag       0           roles only: 1 on the predicate
 //! distance   −3          roles only: words from the predicate, ten at most
 //! predicate  says        roles only: the predicate itself, the same for the whole sentence
@@ -18,9 +18,11 @@
 //! and context then.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::Encoding;
 use crate::error::{Error, Result};
 
 /// A column of ids.
@@ -166,9 +168,11 @@ pub struct WordVocabulary {
 }
 
 impl WordVocabulary {
-    /// Collects what occurs in sentences, each with the place of its predicate where roles are the task.
+    /// Collects what occurs in sentences, each with the place of its predicate where roles are the task;
+    /// `whole` says that not words but whole texts are to be judged.
     pub fn build<'a>(
         sentences: impl Iterator<Item = (&'a [String], Option<usize>)> + Clone,
+        whole: bool,
     ) -> WordVocabulary {
         let (mut words, mut letters, mut roles) = (0u64, 0u64, false);
         let mut characters = std::collections::BTreeSet::new();
@@ -183,10 +187,15 @@ impl WordVocabulary {
         // Chinese is tagged character by character: there are no affixes, neighbours say more.
         let single = letters * 2 < words * 3;
         let mut columns = vec![Column::Word, Column::Shape];
-        columns.extend(match single {
-            true => [Column::Before, Column::After],
-            false => [Column::Prefix, Column::Suffix],
-        });
+        if !single {
+            columns.extend([Column::Prefix, Column::Suffix]);
+        }
+        if single || whole {
+            columns.push(Column::Before);
+        }
+        if single && !whole {
+            columns.push(Column::After); // of a whole text it tells nothing that `Before` does not
+        }
         if roles {
             columns.extend([Column::Flag, Column::Distance, Column::Predicate]);
         }
@@ -236,6 +245,15 @@ impl WordVocabulary {
         }
         vocabulary.find_places();
         Ok(vocabulary)
+    }
+
+    /// Reads the file of a vocabulary.
+    ///
+    /// # Errors
+    /// When it is missing or damaged.
+    pub fn open(file: &Path) -> Result<WordVocabulary> {
+        let text = super::read_text(file, Encoding::Utf8)?;
+        WordVocabulary::from_json(&text, &file.display().to_string())
     }
 
     /// As a file.
@@ -295,7 +313,7 @@ mod tests {
         assert_eq!((normal("Peter-2").as_str(), shape("Peter-2").as_str()), ("peter-0", "Xx-0"));
         let (a, b) = (words("Peter saw 12 Peters"), words("peter left"));
         let sentences = [(a.as_slice(), None), (b.as_slice(), None)];
-        let vocabulary = WordVocabulary::build(sentences.into_iter());
+        let vocabulary = WordVocabulary::build(sentences.into_iter(), false);
         let n = vocabulary.columns().len();
         assert_eq!(n, 4);
         let ids = vocabulary.encode(&words("PETER 99 Mary"), None);
@@ -312,7 +330,7 @@ mod tests {
     #[test]
     fn roles_add_the_predicate_and_chinese_its_neighbours() {
         let a = words("she gave him");
-        let vocabulary = WordVocabulary::build([(a.as_slice(), Some(1))].into_iter());
+        let vocabulary = WordVocabulary::build([(a.as_slice(), Some(1))].into_iter(), false);
         assert!(vocabulary.wants_predicate());
         let at = |place: usize, column: Column| {
             let ids = vocabulary.encode(&a, Some(place));
@@ -326,7 +344,9 @@ mod tests {
         );
         assert_ne!(at(0, Column::Predicate)[2], at(1, Column::Predicate)[2]);
         let zh = words("他 在 北 京");
-        let vocabulary = WordVocabulary::build([(zh.as_slice(), None)].into_iter());
+        let vocabulary = WordVocabulary::build([(zh.as_slice(), None)].into_iter(), false);
+        assert!(vocabulary.columns().contains(&Column::After));
+        let vocabulary = WordVocabulary::build([(a.as_slice(), None)].into_iter(), true);
         assert!(vocabulary.columns().contains(&Column::Before));
     }
 }

@@ -9,6 +9,7 @@
 //! DIR/checkpoints/step-000500/
 //!     config.json  model.safetensors  tokenizer.json     the model as it is
 //!     optimizer.safetensors  carried.safetensors         moments, carried state
+//!     average.safetensors                                with --ema-decay: the moving average of the weights
 //!     trainer_state.json                                 step, cursor, clock, best, configuration
 //!     manifest.json                                      length and checksum of each file
 //! ```

@@ -86,6 +86,8 @@ pub struct TrainerConfig {
     pub max_grad_norm: f64,
     /// The share of the target's mass that goes to all classes alike.
     pub label_smoothing: f64,
+    /// Decay of the moving average of the weights that is evaluated and kept as the best model; 0: none.
+    pub ema_decay: f64,
     /// Steps from one evaluation to the next; 0: only at the end.
     pub eval_steps: u64,
     /// Steps from one checkpoint to the next; 0: only at the end.
@@ -134,6 +136,7 @@ impl TrainerConfig {
             nesterov: false,
             max_grad_norm: 1.0,
             label_smoothing: 0.0,
+            ema_decay: 0.0,
             eval_steps: 250,
             save_steps: 500,
             save_total_limit: 2,
@@ -201,6 +204,7 @@ impl TrainerConfig {
             ("adam-beta2", self.adam_beta2),
             ("momentum", self.momentum),
             ("label-smoothing", self.label_smoothing),
+            ("ema-decay", self.ema_decay),
         ];
         for (flag, value) in shares {
             if !(0.0..1.0).contains(&value) {

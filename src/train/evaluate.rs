@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::control::{Control, in_pool};
 use super::corpus;
 use super::data::EvalWindows;
-use super::labelled::{Columns, align, examples};
+use super::labelled::{Columns, TextReader, align};
 use super::observer::Figures;
 use super::pretrain::{line_masking, longest_line, masking};
 use super::pretrained;
@@ -200,10 +200,10 @@ fn on_lines(
 }
 
 fn classifier(config: &EvaluateConfig, control: &mut Control<'_>) -> Result<Evaluation> {
-    let (model, tokenizer) = pretrained::open_classifier(&config.from)?;
+    let (model, reader) = TextReader::open(&config.from, config.max_length)?;
     model.to_device(config.device)?;
     let mut set = config.columns.read(&config.data)?;
-    let (unseen, sentence) = align(&mut set, &model.labels);
+    let (unseen, sentence) = align(&mut set, model.labels());
     if let Some(sentence) = sentence {
         control.observer.warning(&sentence);
     }
@@ -211,15 +211,13 @@ fn classifier(config: &EvaluateConfig, control: &mut Control<'_>) -> Result<Eval
         return Err(Error::Data(format!(
             "{}: no row has a label that the model knows ({})",
             set.name,
-            model.labels.join(", ")
+            model.labels().join(", ")
         )));
     }
-    let max_length = config.max_length.unwrap_or_else(|| longest_input(model.body.config()));
-    let set = examples(&set, &tokenizer, max_length, unseen)?;
+    let set = reader.examples(&set, unseen)?;
     let observer = &mut control.observer;
     let progress = &mut |done, total| observer.progress("evaluating", done, total);
-    let pad = tokenizer.pad_id().unwrap_or(0);
-    let found = classify::evaluate(&model, &set, config.batch_size, pad, progress)?;
+    let found = classify::evaluate(&*model, &set, config.batch_size, progress)?;
     Ok(Evaluation::Labelled(found.report()))
 }
 
@@ -232,12 +230,4 @@ fn tagger(config: &EvaluateConfig, control: &mut Control<'_>) -> Result<Evaluati
     let progress = &mut |done, total| observer.progress("evaluating", done, total);
     let found = tag::evaluate(&*tagger, kind, &set, config.batch_size, progress)?;
     Ok(Evaluation::Labelled(found.report()))
-}
-
-/// How many tokens a classifier reads by default.
-pub(super) fn longest_input(config: &ModelConfig) -> usize {
-    match config {
-        ModelConfig::Rnn(_) => 256,
-        other => other.context_length().min(256),
-    }
 }

@@ -8,6 +8,7 @@ mod classify;
 mod series;
 mod start;
 mod tag;
+mod words;
 
 use std::path::{Path, PathBuf};
 
@@ -40,7 +41,7 @@ pub struct FinetuneConfig {
     /// With `scratch`: changes to the size. Dropout counts with `from` too.
     #[serde(flatten)]
     pub shape: ModelShape,
-    /// With `scratch`: the tokenizer, as for pretraining; for tagging also `word`: words and characters.
+    /// With `scratch`: the tokenizer, as for pretraining, or `word`: words and characters.
     pub tokenizer: Option<String>,
     /// Label files to train on.
     pub train: Vec<PathBuf>,
@@ -201,7 +202,7 @@ pub fn median(sorted: &[f64]) -> Option<f64> {
     (n > 0).then(|| (sorted[(n - 1) / 2] + sorted[n / 2]) / 2.0)
 }
 
-/// The configuration that `given` pairs make over the defaults. A tagger of words (`tokenizer = "word"`) starts
+/// The configuration that `given` pairs make over the defaults. A reader of words (`tokenizer = "word"`) starts
 /// from nothing: what is left open there is 15 epochs of 16 sentences a batch at a rate of 2e-3, evaluated
 /// every 500 steps.
 ///
@@ -318,7 +319,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tagger_of_words_has_defaults_of_its_own() {
+    fn a_reader_of_words_has_defaults_of_its_own() {
         let settled = |pairs: &[(&str, Value)]| {
             let pairs = pairs.iter().map(|(key, value)| ((*key).to_owned(), value.clone()));
             settle(pairs.collect()).unwrap().trainer

@@ -30,6 +30,7 @@
 //! | [`generate::Writer::open`]`(dir)`, `.write(prompt, options, on_text)` | `Generation` |
 
 pub mod adapters;
+pub mod average;
 mod beam;
 pub mod checkpoint;
 pub mod config;

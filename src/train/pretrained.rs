@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use serde_json::Map;
 
 use crate::error::{Error, Result};
+use crate::models::ModelConfig;
 use crate::models::on_disk::{CONFIG, config_text, weights_from_bytes, weights_to_bytes};
 use crate::models::peft::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_from_bytes, adapter_to_bytes};
-use crate::models::{ModelConfig, SequenceClassifier};
 use crate::nn::Module;
 
 /// The name of the weights in a model folder.
@@ -50,7 +50,9 @@ impl Extras {
     }
 }
 
-/// Writes `config.json` and the weights of a language model.
+/// Writes `config.json` and the weights of a language model, and the adapters where there are some: the
+/// weights then are the merged ones, so that the folder opens everywhere, and the adapters are what a
+/// run goes on from.
 ///
 /// # Errors
 /// When `write` fails or memory cannot be had.
@@ -59,19 +61,7 @@ pub fn write_model(
     config: &ModelConfig,
     write: &mut dyn FnMut(&str, &[u8]) -> Result<()>,
 ) -> Result<()> {
-    write_weights(module, config, &Map::new(), write)
-}
-
-/// Writes `config.json` with `entries`, the weights, and the adapters where there are some: the
-/// weights then are the merged ones, so that the folder opens everywhere, and the adapters are what a
-/// run goes on from.
-fn write_weights(
-    module: &dyn Module,
-    config: &ModelConfig,
-    entries: &Map<String, serde_json::Value>,
-    write: &mut dyn FnMut(&str, &[u8]) -> Result<()>,
-) -> Result<()> {
-    write(CONFIG, config_text(config, entries).as_bytes())?;
+    write(CONFIG, config_text(config, &Map::new()).as_bytes())?;
     write(WEIGHTS, &weights_to_bytes(module, config)?)?;
     write_adapter(module, write)
 }
@@ -93,24 +83,6 @@ pub fn write_adapter(
 /// The name of a file of the adapter within a model folder.
 pub fn adapter_file(name: &str) -> String {
     format!("adapter/{name}")
-}
-
-/// Writes `config.json` (with the labels) and the weights of a classifier whose short rows are filled
-/// with `pad_id`: Hugging Face's GPT-2 finds the end of a text by it.
-///
-/// # Errors
-/// When `write` fails or memory cannot be had.
-pub fn write_classifier(
-    model: &SequenceClassifier,
-    pad_id: u32,
-    write: &mut dyn FnMut(&str, &[u8]) -> Result<()>,
-) -> Result<()> {
-    let config = model.body.config();
-    let mut entries = model.config_entries();
-    if let ModelConfig::Gpt(_) = config {
-        entries.insert("pad_token_id".into(), pad_id.into());
-    }
-    write_weights(model, config, &entries, write)
 }
 
 /// Puts weights that were written here back into `module`, every name matched.
@@ -232,18 +204,6 @@ mod with_tokenizer {
         let tokenizer = open_tokenizer(&dir)?;
         let (config, model) = from_pretrained(&dir)?;
         check_vocabulary(&tokenizer, &config)?;
-        Ok((model, tokenizer))
-    }
-
-    /// Opens a text classifier with its tokenizer from a model or run folder.
-    ///
-    /// # Errors
-    /// When something is missing, damaged or does not fit.
-    pub fn open_classifier(path: &Path) -> Result<(SequenceClassifier, Tokenizer)> {
-        let dir = model_dir(path)?;
-        let tokenizer = open_tokenizer(&dir)?;
-        let model = SequenceClassifier::from_pretrained(&dir)?;
-        check_vocabulary(&tokenizer, model.body.config())?;
         Ok((model, tokenizer))
     }
 }

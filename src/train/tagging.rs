@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::labelled::{VOCABULARY, words_as_read};
 use super::pretrained::{Extras, check_vocabulary, model_dir, open_tokenizer};
 use super::tasks::tag::{TagExamples, TagKind};
 use crate::error::{Error, Result};
@@ -16,10 +17,8 @@ use crate::models::{ModelConfig, word_tagger};
 use crate::text::conll::{TaggedSet, bio_labels};
 use crate::text::rng::shuffled;
 use crate::text::srl::SrlSet;
-use crate::text::{Encoding, Tokenizer, WordVocabulary, read_text};
+use crate::text::{Encoding, Tokenizer, WordVocabulary};
 
-/// The name of a word tagger's vocabulary in a model folder.
-pub const VOCABULARY: &str = "vocabulary.json";
 /// Words of a sentence that a word tagger reads.
 const LONGEST_SENTENCE: usize = 512;
 
@@ -195,14 +194,7 @@ impl TagReader {
                     return Err(Error::Data("the tagger of roles needs a predicate".into()));
                 }
                 let words = &words[..words.len().min(LONGEST_SENTENCE)];
-                let ids = vocabulary.encode(words, predicate);
-                Ok(Sentence {
-                    words: words.len(),
-                    ids: ids.columns,
-                    characters: ids.characters,
-                    rare: ids.rare,
-                    ..Sentence::default()
-                })
+                Ok(words_as_read(vocabulary, words, predicate))
             }
             TagReader::Pieces { tokenizer, max_length } => {
                 let texts: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -271,9 +263,7 @@ pub fn open(
     })?;
     let tagger = open_tagger(&dir)?;
     if tagger.kind() == word_tagger::MODEL_TYPE {
-        let file = dir.join(VOCABULARY);
-        let text = read_text(&file, Encoding::Utf8)?;
-        let vocabulary = WordVocabulary::from_json(&text, &file.display().to_string())?;
+        let vocabulary = WordVocabulary::open(&dir.join(VOCABULARY))?;
         return Ok((tagger, TagReader::Words(vocabulary), kind));
     }
     let tokenizer = Arc::new(open_tokenizer(&dir)?);

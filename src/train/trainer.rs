@@ -19,6 +19,7 @@ mod files;
 mod recorded;
 mod step;
 
+use super::average::WeightAverage;
 use super::checkpoint::RunFolder;
 use super::config::{OptimizerKind, TrainerConfig};
 use super::control::{Control, in_pool};
@@ -68,6 +69,8 @@ pub struct Trainer<'a, 'c> {
     task: &'a mut dyn Task,
     control: &'a mut Control<'c>,
     optimizer: Optimizer,
+    /// The moving average of the weights, where there is one.
+    average: Option<WeightAverage>,
     schedule: Schedule,
     state: State,
     run: Option<RunFolder>,
@@ -113,6 +116,10 @@ impl<'a, 'c> Trainer<'a, 'c> {
         let optimizer = Optimizer::new(algorithm, task.module(), config.weight_decay, |name| {
             task.lr_scale(name)
         });
+        let average = match config.ema_decay {
+            0.0 => None,
+            decay => Some(WeightAverage::new(task.module(), decay)?),
+        };
         let schedule = schedule(config, task.batches_per_epoch());
         let zero = control.now();
         Ok(Trainer {
@@ -120,6 +127,7 @@ impl<'a, 'c> Trainer<'a, 'c> {
             task,
             control,
             optimizer,
+            average,
             schedule,
             state: State::default(),
             run: None,
@@ -219,7 +227,7 @@ impl<'a, 'c> Trainer<'a, 'c> {
         }
         self.save()?;
         if self.state.best.is_none() {
-            self.save_best()?;
+            self.averaged(Trainer::save_best)?;
         }
         let report = TrainReport {
             steps: self.state.step,
@@ -246,8 +254,24 @@ impl<'a, 'c> Trainer<'a, 'c> {
             && self.state.evaluated_at != Some(self.state.step)
     }
 
+    /// Does something with the average in the place of the weights, where there is an average.
+    fn averaged(&mut self, f: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        if let Some(average) = &mut self.average {
+            average.exchange(self.task.module())?;
+        }
+        let result = f(self);
+        if let Some(average) = &mut self.average {
+            average.exchange(self.task.module())?;
+        }
+        result
+    }
+
     /// Evaluates on the whole validation set and keeps the best.
     fn evaluate(&mut self) -> Result<()> {
+        self.averaged(Trainer::evaluate_here)
+    }
+
+    fn evaluate_here(&mut self) -> Result<()> {
         let started = self.control.now();
         self.state.evaluated_at = Some(self.state.step);
         let observer = &mut self.control.observer;
@@ -322,7 +346,8 @@ impl<'a, 'c> Trainer<'a, 'c> {
             memory: MemoryEstimate {
                 weights,
                 gradients: 4 * trainable,
-                optimizer: trainable * self.optimizer.algorithm().bytes_per_parameter(),
+                optimizer: trainable * self.optimizer.algorithm().bytes_per_parameter()
+                    + if self.average.is_some() { weights } else { 0 },
                 activations: 0,
             },
             total_steps: match self.schedule.horizon {

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use handloom::models::{
-    self, BertConfig, GptConfig, ModelConfig, RnnConfig, RnnKind, SequenceClassifier,
+    self, BertConfig, GptConfig, ModelConfig, RnnConfig, RnnKind, Sentence, SequenceClassifier,
 };
 use handloom::nn::{Linear, Module, Visitor};
 use handloom::text::Tokens;
 use handloom::text::rng::Rng;
 use handloom::train::Control;
 use handloom::train::config::TrainerConfig;
-use handloom::train::data::{Cursor, LmBatches, Sampling, Sequence};
+use handloom::train::data::{Cursor, LmBatches, Sampling};
 use handloom::train::fsx::{Disk, Fs};
 use handloom::train::observer::{Figures, Header, Observer, StepRecord};
 use handloom::train::strategy::Strategy;
@@ -143,7 +143,11 @@ pub fn task(kind: Kind, size: Size) -> Box<dyn Task> {
                     let len = 1 + rng.below(size.context);
                     let ids: Vec<u32> = (0..len).map(|_| rng.below(size.vocab) as u32).collect();
                     all.labels.push(ids[len - 1] % 2);
-                    all.sequences.push(Sequence { token_type_ids: vec![0; len], ids });
+                    all.texts.push(Sentence {
+                        token_type_ids: vec![0; len],
+                        ids,
+                        ..Sentence::default()
+                    });
                 }
                 all
             };
@@ -160,7 +164,7 @@ pub fn task(kind: Kind, size: Size) -> Box<dyn Task> {
                 pad_id: 0,
             };
             let (train, valid) = (examples(25, 3), examples(10, 4));
-            Box::new(ClassifyTask::new(model, train, Some(valid), options).unwrap())
+            Box::new(ClassifyTask::new(Box::new(model), train, Some(valid), options).unwrap())
         }
     }
 }

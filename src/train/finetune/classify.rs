@@ -1,24 +1,39 @@
-//! `--task classify`: label files, and a classifier of texts on the body.
+//! `--task classify`: label files, and a classifier of texts on a body, or of words.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::series::Labelled;
 use super::start::{Start, strategy};
+use super::words::word_sizes;
 use super::{Arm, FinetuneConfig};
 use crate::error::{Error, Result};
-use crate::models::SequenceClassifier;
+use crate::models::folder::open_classifier;
+use crate::models::{Classifier, SequenceClassifier, WordClassifier, WordEncoderConfig};
+use crate::text::WordVocabulary;
 use crate::text::labelled::{LabelledSet, overlap};
 use crate::train::control::Control;
-use crate::train::labelled::{align, examples};
+use crate::train::labelled::{LONGEST_TEXT, TextReader, align, words_of};
 use crate::train::pretrained::Extras;
 use crate::train::report::Report;
 use crate::train::strategy::Strategy;
 use crate::train::tasks::Task;
 use crate::train::tasks::classify::{self, ClassifyOptions, ClassifyTask, Examples};
 
+/// What reads the texts.
+enum Encoder<'a> {
+    /// A language model's body.
+    Body(Box<Start<'a>>),
+    /// Words and characters.
+    Words(WordEncoderConfig),
+}
+
 /// The data of a classification. Beside a set stands how many of its rows have an unknown label.
 struct Classify<'a> {
-    start: Start<'a>,
+    config: &'a FinetuneConfig,
+    encoder: Encoder<'a>,
+    reader: TextReader,
+    extras: Extras,
     strategy: Strategy,
     labels: Vec<String>,
     train: LabelledSet,
@@ -77,24 +92,52 @@ pub(super) fn prepare<'a>(
     if let Some(n) = config.limit {
         train = train.limit(n, config.trainer.seed)?;
     }
+    let (encoder, reader) = match config.tokenizer.as_deref() {
+        Some("word") => words(config, &train)?,
+        _ => body(config, &train, control, resume)?,
+    };
+    let extras = reader.extras();
+    Ok(Box::new(Classify { config, encoder, reader, extras, strategy, labels, train, valid, test }))
+}
+
+/// A classifier of words and characters, from scratch.
+fn words<'a>(config: &FinetuneConfig, train: &LabelledSet) -> Result<(Encoder<'a>, TextReader)> {
+    let texts: Vec<Vec<String>> =
+        train.rows.iter().map(|row| words_of(&row.text, row.text_pair.as_deref())).collect();
+    let vocabulary = WordVocabulary::build(texts.iter().map(|words| (&words[..], None)), true);
+    let sizes = word_sizes(config, &vocabulary)?;
+    let max_length = config.max_length.unwrap_or(LONGEST_TEXT);
+    let reader = TextReader::Words { vocabulary: Arc::new(vocabulary), max_length };
+    Ok((Encoder::Words(sizes), reader))
+}
+
+/// A classifier on a language model's body.
+fn body<'a>(
+    config: &'a FinetuneConfig,
+    train: &LabelledSet,
+    control: &mut Control<'_>,
+    resume: bool,
+) -> Result<(Encoder<'a>, TextReader)> {
     let mut texts = train
         .rows
         .iter()
         .flat_map(|row| std::iter::once(row.text.clone()).chain(row.text_pair.clone()));
     let start = Start::new(config, &mut texts, control, resume)?;
-    Ok(Box::new(Classify { start, strategy, labels, train, valid, test }))
+    let tokenizer = Arc::clone(&start.tokenizer);
+    let reader = TextReader::Tokens { tokenizer, max_length: start.max_length };
+    Ok((Encoder::Body(Box::new(start)), reader))
 }
 
 impl Classify<'_> {
     fn encode(&self, (set, unseen): &(LabelledSet, u64)) -> Result<Examples> {
-        examples(set, &self.start.tokenizer, self.start.max_length, *unseen)
+        self.reader.examples(set, *unseen)
     }
 }
 
 impl Labelled for Classify<'_> {
     fn task(&self, arm: Arm, seed: u64) -> Result<Box<dyn Task>> {
-        let config = self.start.config;
-        let train = examples(&self.train, &self.start.tokenizer, self.start.max_length, 0)?;
+        let config = self.config;
+        let train = self.reader.examples(&self.train, 0)?;
         let valid = self.valid.as_ref().map(|set| self.encode(set)).transpose()?;
         let balanced = config.class_weights == "balanced";
         let options = ClassifyOptions {
@@ -103,24 +146,32 @@ impl Labelled for Classify<'_> {
             label_smoothing: config.trainer.label_smoothing,
             class_weights: balanced.then(|| train.balanced_weights(self.labels.len())),
             strategy: self.strategy.clone(),
-            pad_id: self.start.pad_id(),
+            pad_id: match &self.encoder {
+                Encoder::Body(start) => start.pad_id(),
+                Encoder::Words(_) => 0,
+            },
         };
-        let model =
-            SequenceClassifier::new(self.start.body(arm, seed)?, self.labels.clone(), seed)?;
-        let extras = self.start.adapt(&model, (arm, seed), "SEQ_CLS", self.extras().clone())?;
+        let (labels, mut extras) = (self.labels.clone(), self.extras.clone());
+        let model: Box<dyn Classifier> = match &self.encoder {
+            Encoder::Words(sizes) => Box::new(WordClassifier::new(sizes, labels, seed)?),
+            Encoder::Body(start) => {
+                let model = SequenceClassifier::new(start.body(arm, seed)?, labels, seed)?;
+                extras = start.adapt(&model, (arm, seed), "SEQ_CLS", extras)?;
+                Box::new(model)
+            }
+        };
         Ok(Box::new(ClassifyTask::new(model, train, valid, options)?.with_extras(extras)))
     }
 
     fn test(&self, best: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Option<Report>> {
         let Some(set) = &self.test else { return Ok(None) };
-        let model = SequenceClassifier::from_pretrained(best)?;
-        let batch = self.start.config.trainer.batch_size;
-        let set = self.encode(set)?;
-        let found = classify::evaluate(&model, &set, batch, self.start.pad_id(), progress)?;
+        let model = open_classifier(best)?;
+        let (set, batch) = (self.encode(set)?, self.config.trainer.batch_size);
+        let found = classify::evaluate(&*model, &set, batch, progress)?;
         Ok(Some(found.report()))
     }
 
     fn extras(&self) -> &Extras {
-        &self.start.extras
+        &self.extras
     }
 }

@@ -22,8 +22,6 @@ pub(super) struct Start<'a> {
     pub model: ModelConfig,
     /// Texts are cut to this many tokens.
     pub max_length: usize,
-    /// The tokenizer as files.
-    pub extras: Extras,
 }
 
 impl<'a> Start<'a> {
@@ -69,9 +67,8 @@ impl<'a> Start<'a> {
                 "--max-length {max_length}: the model reads {longest} tokens at most"
             )));
         }
-        let extras = Extras::tokenizer(&tokenizer, max_length);
         let tokenizer = Arc::new(tokenizer);
-        Ok(Start { config, tokenizer, model, max_length, extras })
+        Ok(Start { config, tokenizer, model, max_length })
     }
 
     /// The body before training.

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use super::series::Labelled;
 use super::start::{Start, strategy};
+use super::words::word_sizes;
 use super::{Arm, FinetuneConfig};
 use crate::error::{Error, Result};
 use crate::models::folder::open_tagger;
 use crate::models::tagger::Tagger;
-use crate::models::word_tagger::{TableSize, WordTagger, WordTaggerConfig};
 use crate::models::{ModelConfig, TokenClassifier};
+use crate::models::{WordTagger, WordTaggerConfig};
 use crate::text::WordVocabulary;
 use crate::train::control::Control;
 use crate::train::pretrained::Extras;
@@ -124,59 +125,10 @@ fn prepare<'a>(
 
 /// A tagger of words and characters, from scratch.
 fn words<'a>(config: &FinetuneConfig, train: &TagSet) -> Result<(Encoder<'a>, TagReader)> {
-    let Some(size) = config.scratch.as_deref() else {
-        return Err(Error::Usage(
-            "--tokenizer word goes with --scratch SIZE: a pretrained model has its own tokenizer"
-                .into(),
-        ));
-    };
-    let (width, hidden, layers) = match size {
-        "nano" => (50, 100, 1),
-        "tiny" => (100, 200, 1),
-        "mini" => (100, 300, 2),
-        "small" => (200, 400, 2),
-        other => {
-            return Err(Error::Usage(format!(
-                "a tagger of words has no size `{other}`; there are nano, tiny, mini, small"
-            )));
-        }
-    };
-    if !matches!(config.model.as_str(), "rnn" | "lstm" | "gru") {
-        return Err(Error::Usage(format!(
-            "--tokenizer word goes with --model lstm, gru or rnn, not {}",
-            config.model
-        )));
-    }
     let sentences = train.rows.iter().map(|row| (row.words.as_slice(), row.predicate));
-    let vocabulary = WordVocabulary::build(sentences);
-    let tables: Vec<TableSize> = vocabulary
-        .tables()
-        .into_iter()
-        .map(|(name, rows)| {
-            let width = match name {
-                "word" => width,
-                "pair" => width / 2,
-                "prefix" | "suffix" => 32,
-                _ => 16,
-            };
-            TableSize { name: name.to_owned(), rows, width }
-        })
-        .collect();
-    let place = |name: &str| tables.iter().position(|table| table.name == name).unwrap_or(0);
-    let shape = &config.shape;
-    let sizes = WordTaggerConfig {
-        cell: config.model.clone(),
-        columns: vocabulary.columns().iter().map(|column| place(column.table())).collect(),
-        tables,
-        char_vocab_size: vocabulary.characters(),
-        char_embedding_size: 30,
-        char_filters: 50,
-        hidden_size: shape.hidden_size.unwrap_or(hidden),
-        num_layers: shape.num_hidden_layers.unwrap_or(layers),
-        dropout: shape.dropout.unwrap_or(0.5),
-        crf: config.crf,
-    };
-    sizes.validate()?;
+    let vocabulary = WordVocabulary::build(sentences, false);
+    let encoder = word_sizes(config, &vocabulary)?;
+    let sizes = WordTaggerConfig { encoder, crf: config.crf };
     Ok((Encoder::Words(sizes), TagReader::Words(vocabulary)))
 }
 

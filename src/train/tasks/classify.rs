@@ -1,49 +1,50 @@
 //! Classification of whole texts, or of pairs of texts.
 //!
 //! The body reads the tokens; what it makes of them is pooled into one vector (last token for gpt, the pooler
-//! for bert, last, maximum and mean for recurrent bodies) and a linear layer gives one logit a class. Texts of
-//! similar length share a batch. Class weights multiply each row's loss by the weight of its class, which
+//! for bert, last, maximum and mean for recurrent bodies) and a linear layer gives one logit a class. A
+//! classifier of words and characters does without a body. Texts of similar length share a batch. Class weights multiply each row's loss by the weight of its class, which
 //! lets rare classes count.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{Loss, Metric, Task};
+use super::{Loss, Metric, Task, tag};
 use crate::autograd::no_grad;
 use crate::error::{Error, Result};
-use crate::models::{SequenceClassifier, estimate_memory};
+use crate::models::on_disk::CONFIG;
+use crate::models::{Classifier, Sentence};
 use crate::nn::Module;
 use crate::ops::{CrossEntropy, Reduction, cross_entropy};
 use crate::tensor::Tensor;
-use crate::train::data::{Cursor, Padded, Sequence, bucketed};
+use crate::train::data::{Cursor, bucketed};
 use crate::train::metrics::Confusion;
 use crate::train::observer::{Figures, Header};
-use crate::train::pretrained::Extras;
+use crate::train::pretrained::{Extras, WEIGHTS, read_adapter, write_adapter};
 use crate::train::report::{Cell, Report, Table};
 use crate::train::strategy::Strategy;
 
-/// Sequences with one label each.
+/// Texts with one label each.
 #[derive(Clone, Debug, Default)]
 pub struct Examples {
-    /// The tokens.
-    pub sequences: Vec<Sequence>,
+    /// The tokens, or words.
+    pub texts: Vec<Sentence>,
     /// The class of each.
     pub labels: Vec<u32>,
     /// Rows of the file whose label the model does not know. They count as wrong.
     pub unseen: u64,
-    /// Sequences that were cut to the longest length.
+    /// Texts that were cut to the longest length.
     pub truncated: u64,
 }
 
 impl Examples {
-    /// How many sequences.
+    /// How many texts.
     pub fn len(&self) -> usize {
-        self.sequences.len()
+        self.texts.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.sequences.is_empty()
+        self.texts.is_empty()
     }
 
     /// Weights that let each class count alike: `n / (classes · n_class)`.
@@ -167,7 +168,7 @@ impl ClassificationReport {
 
 /// What it takes to train a classifier.
 pub struct ClassifyTask {
-    model: SequenceClassifier,
+    model: Box<dyn Classifier>,
     train: Examples,
     valid: Option<Examples>,
     lengths: Vec<usize>,
@@ -195,7 +196,7 @@ pub struct ClassifyOptions {
     pub class_weights: Option<Vec<f32>>,
     /// What learns how fast.
     pub strategy: Strategy,
-    /// The id that fills short rows.
+    /// The id that fills short rows: Hugging Face's GPT-2 finds the end of a text by it.
     pub pad_id: u32,
 }
 
@@ -205,7 +206,7 @@ impl ClassifyTask {
     /// # Errors
     /// When there is nothing to train on, or the options name what the model does not have.
     pub fn new(
-        model: SequenceClassifier,
+        model: Box<dyn Classifier>,
         train: Examples,
         valid: Option<Examples>,
         options: ClassifyOptions,
@@ -213,14 +214,13 @@ impl ClassifyTask {
         if train.is_empty() {
             return Err(Error::Data("there is no example to train on".into()));
         }
-        let layers = model.body.config().num_layers();
-        options.strategy.freeze(&model, layers)?;
+        options.strategy.freeze(&*model, model.num_layers())?;
         let class_weights = match &options.class_weights {
             Some(weights) => Some(Tensor::from_slice(weights, weights.len())?),
             None => None,
         };
         Ok(ClassifyTask {
-            lengths: train.sequences.iter().map(|row| row.ids.len()).collect(),
+            lengths: train.texts.iter().map(|row| row.ids.len()).collect(),
             model,
             train,
             valid: valid.filter(|valid| !valid.is_empty()),
@@ -242,8 +242,16 @@ impl ClassifyTask {
     }
 
     /// The classifier.
-    pub fn model(&self) -> &SequenceClassifier {
-        &self.model
+    pub fn model(&self) -> &dyn Classifier {
+        &*self.model
+    }
+
+    fn config_json(&self) -> String {
+        let mut extra = Map::new();
+        if self.model.kind() == "gpt" {
+            extra.insert("pad_token_id".into(), self.pad_id.into());
+        }
+        self.model.config_json(&extra)
     }
 
     /// Evaluates the classifier as it is on other examples.
@@ -255,22 +263,13 @@ impl ClassifyTask {
         examples: &Examples,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<ClassificationReport> {
-        evaluate(&self.model, examples, self.batch, self.pad_id, progress)
+        evaluate(&*self.model, examples, self.batch, progress)
     }
 }
 
-/// The logits `[B, C]` of some sequences.
-pub(crate) fn logits(
-    model: &SequenceClassifier,
-    rows: &[&Sequence],
-    pad_id: u32,
-) -> Result<Tensor> {
-    let padded = Padded::new(rows.iter().copied(), pad_id)?;
-    let mut inputs = padded.inputs();
-    if model.body.config().token_types() == 0 {
-        inputs.token_type_ids = None;
-    }
-    model.logits(&inputs)
+/// Tokens, or words, of a text.
+fn tokens(text: &Sentence) -> u64 {
+    if text.words > 0 { text.words as u64 } else { text.ids.len() as u64 }
 }
 
 /// Runs `model` over `examples`, the longest texts together.
@@ -278,24 +277,23 @@ pub(crate) fn logits(
 /// # Errors
 /// When the forward pass fails or there is nothing to evaluate.
 pub fn evaluate(
-    model: &SequenceClassifier,
+    model: &dyn Classifier,
     examples: &Examples,
     batch: usize,
-    pad_id: u32,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<ClassificationReport> {
-    let classes = model.labels.len();
+    let classes = model.labels().len();
     let mut order: Vec<usize> = (0..examples.len()).collect();
-    order.sort_by_key(|&i| examples.sequences[i].ids.len());
+    order.sort_by_key(|&i| examples.texts[i].ids.len());
     let mut losses = vec![0.0f64; examples.len()];
     let mut confusion = Confusion::new(classes);
     let options = CrossEntropy { reduction: Reduction::None, ..CrossEntropy::default() };
     let mut done = 0;
     for chunk in order.chunks(batch.max(1)) {
-        let rows: Vec<&Sequence> = chunk.iter().map(|&i| &examples.sequences[i]).collect();
+        let rows: Vec<&Sentence> = chunk.iter().map(|&i| &examples.texts[i]).collect();
         let gold: Vec<u32> = chunk.iter().map(|&i| examples.labels[i]).collect();
         no_grad(|| -> Result<()> {
-            let logits = logits(model, &rows, pad_id)?;
+            let logits = model.scores(&rows)?;
             let targets = Tensor::from_slice(&gold, gold.len())?;
             let loss = cross_entropy(&logits, &targets, &options)?;
             for (&i, loss) in chunk.iter().zip(loss.to_f64_vec()?) {
@@ -316,7 +314,7 @@ pub fn evaluate(
     let loss = losses.iter().sum::<f64>() / examples.len() as f64;
     Ok(ClassificationReport {
         loss,
-        labels: model.labels.clone(),
+        labels: model.labels().to_vec(),
         confusion,
         unseen: examples.unseen,
         truncated: examples.truncated,
@@ -325,7 +323,7 @@ pub fn evaluate(
 
 impl Task for ClassifyTask {
     fn module(&self) -> &dyn Module {
-        &self.model
+        &*self.model
     }
 
     fn batches_per_epoch(&self) -> u64 {
@@ -339,9 +337,11 @@ impl Task for ClassifyTask {
         }
         let Some((_, batches)) = &self.order else { unreachable!("just made") };
         let chosen = &batches[at.index as usize];
-        let rows: Vec<&Sequence> = chosen.iter().map(|&i| &self.train.sequences[i]).collect();
+        let stream = at.epoch.wrapping_mul(self.batches_per_epoch()) + at.index;
+        let rows = tag::read(&self.train.texts, chosen, self.seed, stream);
+        let rows: Vec<&Sentence> = rows.iter().collect();
         let gold: Vec<u32> = chosen.iter().map(|&i| self.train.labels[i]).collect();
-        let logits = logits(&self.model, &rows, self.pad_id)?;
+        let logits = self.model.scores(&rows)?;
         let weights = &self.class_weights;
         let weights = weights.as_ref().map(|w| w.to_device(logits.device())).transpose()?;
         let options = CrossEntropy {
@@ -351,7 +351,7 @@ impl Task for ClassifyTask {
         };
         let targets = Tensor::from_slice(&gold, gold.len())?;
         let loss = cross_entropy(&logits, &targets, &options)?;
-        let tokens = rows.iter().map(|row| row.ids.len() as u64).sum();
+        let tokens = rows.iter().map(|row| tokens(row)).sum();
         Ok(Loss { loss, count: gold.len() as u64, tokens })
     }
 
@@ -367,48 +367,51 @@ impl Task for ClassifyTask {
     }
 
     fn lr_scale(&self, name: &str) -> f64 {
-        self.strategy.lr_scale(name, self.model.body.config().num_layers())
+        self.strategy.lr_scale(name, self.model.num_layers())
     }
 
     fn begin_epoch(&mut self, epoch: u64) {
-        self.strategy.begin_epoch(&self.model, self.model.body.config().num_layers(), epoch);
+        self.strategy.begin_epoch(&*self.model, self.model.num_layers(), epoch);
     }
 
     fn forward_flops_per_token(&self) -> u64 {
-        let mean = (self.lengths.iter().sum::<usize>() / self.lengths.len().max(1)).max(1);
-        self.model.body.forward_flops(1, mean) / mean as u64
+        let all: u64 = self.train.texts.iter().map(tokens).sum();
+        let mean = (all as usize / self.train.len().max(1)).max(1);
+        self.model.forward_flops(1, mean) / mean as u64
     }
 
     fn fingerprint(&self) -> u64 {
         let mut all = Vec::new();
-        for (row, label) in self.train.sequences.iter().zip(&self.train.labels) {
+        for (row, label) in self.train.texts.iter().zip(&self.train.labels) {
             row.ids.iter().chain([label]).for_each(|id| all.extend_from_slice(&id.to_le_bytes()));
         }
         crate::text::hash::hash_bytes(&all)
     }
 
     fn describe(&self, header: &mut Header) {
-        let config = self.model.body.config();
-        header.title = format!("fine-tune {} (classify)", config.kind());
-        header.model = serde_json::to_value(config).unwrap_or_default();
+        header.title = format!("fine-tune {} (classify)", self.model.kind());
+        header.model = serde_json::from_str(&self.config_json()).unwrap_or_default();
         header.data.push(("train examples".into(), self.train.len() as u64));
         if let Some(valid) = &self.valid {
             header.data.push(("validation examples".into(), valid.len() as u64));
         }
-        header.data.push(("classes".into(), self.model.labels.len() as u64));
+        header.data.push(("classes".into(), self.model.labels().len() as u64));
         if self.train.truncated > 0 {
             header.data.push(("texts cut to the longest length".into(), self.train.truncated));
         }
-        let mean = self.lengths.iter().sum::<usize>() / self.lengths.len().max(1);
-        header.memory.activations = estimate_memory(config, self.batch, mean).activations;
     }
 
     fn write_folder(&self, write: &mut dyn FnMut(&str, &[u8]) -> Result<()>) -> Result<()> {
         self.extras.write(write)?;
-        crate::train::pretrained::write_classifier(&self.model, self.pad_id, write)
+        write(CONFIG, self.config_json().as_bytes())?;
+        write(WEIGHTS, &self.model.weights()?)?;
+        write_adapter(&*self.model, write)
     }
 
     fn read_folder(&mut self, read: &dyn Fn(&str) -> Result<Vec<u8>>) -> Result<()> {
-        crate::train::pretrained::read_weights(&self.model, self.model.body.config(), read)
+        match read_adapter(&*self.model, &|| self.model.weights(), read)? {
+            true => Ok(()),
+            false => self.model.load_weights(&read(WEIGHTS)?, WEIGHTS),
+        }
     }
 }

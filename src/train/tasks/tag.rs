@@ -269,6 +269,19 @@ pub fn evaluate(
     })
 }
 
+/// The sentences of a batch as training reads them: some rare words as unknown ones, drawn by seed and
+/// number of the batch.
+pub(super) fn read(
+    sentences: &[Sentence],
+    chosen: &[usize],
+    seed: u64,
+    stream: u64,
+) -> Vec<Sentence> {
+    let mut rng = Rng::new(seed ^ UNKNOWN, stream);
+    let mut unit = || (rng.bits() >> 40) as f32 / (1u64 << 24) as f32;
+    chosen.iter().map(|&i| sentences[i].with_unknowns(&mut unit)).collect()
+}
+
 /// What it takes to train a tagger.
 pub struct TagTask {
     tagger: Box<dyn Tagger>,
@@ -323,23 +336,6 @@ impl TagTask {
         })
     }
 
-    /// The sentences of a batch as training reads them: some rare words as unknown ones.
-    fn read(&self, chosen: &[usize], at: Cursor) -> Vec<Sentence> {
-        let stream = at.epoch.wrapping_mul(self.batches_per_epoch()) + at.index;
-        let mut rng = Rng::new(self.options.seed ^ UNKNOWN, stream);
-        let mut rows: Vec<Sentence> =
-            chosen.iter().map(|&i| self.train.sentences[i].clone()).collect();
-        for row in &mut rows {
-            for (id, &rare) in row.ids.iter_mut().zip(&row.rare) {
-                let unit = (rng.bits() >> 40) as f32 / (1u64 << 24) as f32;
-                if unit < rare {
-                    *id = 0;
-                }
-            }
-        }
-        rows
-    }
-
     fn mean_words(&self) -> usize {
         let words: usize = self.train.sentences.iter().map(|sentence| sentence.words).sum();
         (words / self.train.len().max(1)).max(1)
@@ -362,7 +358,8 @@ impl Task for TagTask {
         }
         let Some((_, batches)) = &self.order else { unreachable!("just made") };
         let chosen = &batches[at.index as usize];
-        let rows = self.read(chosen, at);
+        let stream = at.epoch.wrapping_mul(self.batches_per_epoch()) + at.index;
+        let rows = read(&self.train.sentences, chosen, self.options.seed, stream);
         let rows: Vec<&Sentence> = rows.iter().collect();
         let gold: Vec<&[u32]> = chosen.iter().map(|&i| self.train.tags[i].as_slice()).collect();
         let emissions = self.tagger.emissions(&rows)?;

@@ -10,6 +10,9 @@ use crate::train::checkpoint::Checkpoint;
 use crate::train::observer::{EvalRecord, Saved, StepRecord};
 use crate::train::state_file;
 
+/// The moving average of the weights in a checkpoint.
+const AVERAGE: &str = "average.safetensors";
+
 impl Trainer<'_, '_> {
     /// Goes to where `checkpoint` was taken: weights, moments, step, cursor, clock, log.
     ///
@@ -72,6 +75,10 @@ impl Trainer<'_, '_> {
             moments.into_iter().collect(),
             &steps,
         )?;
+        if let Some(average) = &mut self.average {
+            let saved = state_file::from_bytes(&checkpoint.read(AVERAGE)?)?;
+            average.load_state_dict(saved.into_iter().collect())?;
+        }
         let carried = state_file::from_bytes(&checkpoint.read("carried.safetensors")?)?;
         self.task.restore_carried(&carried)?;
         Ok((state, saved["log_len"].as_u64().unwrap_or(0)))
@@ -93,11 +100,14 @@ impl Trainer<'_, '_> {
             "data": format!("{:016x}", self.task.fingerprint()),
             "command": self.command,
         });
-        let (task, optimizer) = (&*self.task, &self.optimizer);
+        let (task, optimizer, average) = (&*self.task, &self.optimizer, &self.average);
         let path = run.save(step, self.config.save_total_limit, |write| {
             task.write_folder(write)?;
             write("optimizer.safetensors", &state_file::to_bytes(&optimizer.state_dict())?)?;
             write("carried.safetensors", &state_file::to_bytes(&task.carried())?)?;
+            if let Some(average) = average {
+                write(AVERAGE, &state_file::to_bytes(average.state_dict())?)?;
+            }
             write("trainer_state.json", format!("{state:#}\n").as_bytes())
         })?;
         self.saved_at = Some(step);

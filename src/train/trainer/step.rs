@@ -107,6 +107,9 @@ impl Trainer<'_, '_> {
         }
         let clip = Optimizer::clip_factor(norm, self.config.max_grad_norm);
         self.optimizer.step(module, lr, scale * clip)?;
+        if let Some(average) = &mut self.average {
+            average.update(module, self.state.step + 1)?;
+        }
         let record = StepRecord {
             loss: loss_sum * scale,
             learning_rate: lr,
