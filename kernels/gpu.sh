@@ -50,9 +50,9 @@ run() {
         set -- $way
         rm -rf "$work/run"
         HANDLOOM_CUDA_GRAPHS=$2 .gpu/handloom pretrain --model gpt ${SIZE:---size gpt2 --context-length 1024 --batch-size 16} \
-            --tokenizer char --train "$work/text" --max-steps "${STEPS:-30}" --warmup-steps 5 --precision "$1" \
+            --tokenizer char --train "$work/text" --max-steps "${STEPS:-30}" --logging-steps 1 --warmup-steps 5 --precision "$1" \
             --device cuda --out "$work/run" >/dev/null
-        printf '{"precision":"%s","graphs":%s,"last":%s}\n' "$1" "$2" "$(tail -n 1 "$work/run/metrics.jsonl")" |
+        printf '{"precision":"%s","graphs":%s,"last":%s}\n' "$1" "$2" "$(grep tokens_per_s "$work/run/metrics.jsonl" | tail -n 1)" |
             tee -a "$work/training"
     done
     device=$(sed -n 's/.*cuda:0 \([^,]*\),.*/\1/p' "$work/info" | tr ' ' '-')

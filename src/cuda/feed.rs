@@ -3,7 +3,7 @@
 //! The ids of the next batch are written into pinned memory, which the device copies by itself on a stream of its
 //! own. There are two places on either side: one is being filled while the other is being read.
 
-use super::driver::{self, Event, Pinned, Stream};
+use super::driver::{self, Event, Pinned};
 use super::gpu::{Gpu, gpu};
 use super::memory::Buffer;
 use crate::error::{Error, Result};
@@ -18,7 +18,6 @@ struct Place {
 /// Two batches of a fixed size underway.
 pub struct Feed {
     gpu: &'static Gpu,
-    stream: Stream,
     places: [Place; 2],
     next: usize,
     bytes: usize,
@@ -36,8 +35,7 @@ impl Feed {
             let here = Pinned::new(bytes).map_err(Error::Failed)?;
             Ok(Place { here, there, arrived: Event::new().map_err(Error::Failed)? })
         };
-        let stream = driver::stream().map_err(Error::Failed)?;
-        Ok(Feed { gpu, stream, places: [place()?, place()?], next: 0, bytes })
+        Ok(Feed { gpu, places: [place()?, place()?], next: 0, bytes })
     }
 
     /// Sends a batch off; `fill` writes its bytes. The batch before the last one must have been waited for.
@@ -49,8 +47,8 @@ impl Feed {
         fill(&mut place.here.bytes()[..self.bytes])?;
         self.gpu
             .enter()
-            .and_then(|()| place.here.send(place.there.address(), self.bytes, self.stream))
-            .and_then(|()| place.arrived.record(self.stream))
+            .and_then(|()| place.here.send(place.there.address(), self.bytes, self.gpu.copies))
+            .and_then(|()| place.arrived.record(self.gpu.copies))
             .map_err(Error::Failed)?;
         self.next = 1 - self.next;
         Ok(())
@@ -70,5 +68,12 @@ impl Feed {
             start += bytes;
         }
         Ok(())
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        // A batch may be underway that nobody has asked for.
+        let _ = self.gpu.enter().and_then(|()| driver::synchronize(self.gpu.copies));
     }
 }

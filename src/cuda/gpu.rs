@@ -50,7 +50,10 @@ pub(super) struct Gpu {
     memory_bytes: usize,
     shared_bytes: u32,
     context: Context,
+    /// Where kernels run, in order.
     pub(super) stream: Stream,
+    /// Where batches are copied meanwhile.
+    pub(super) copies: Stream,
     kernels: Mutex<Kernels>,
     pub(super) pool: Mutex<Pool>,
     /// What changes from launch to launch of the step that is being recorded, while one is.
@@ -150,6 +153,7 @@ impl Gpu {
             shared_bytes: facts.shared_bytes,
             context,
             stream,
+            copies: driver::stream()?,
             kernels: Mutex::default(),
             pool: Mutex::new(pool),
             recording: Mutex::new(None),

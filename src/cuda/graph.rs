@@ -157,3 +157,11 @@ impl Graph {
             .map_err(Error::Failed)
     }
 }
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // The last table may be underway.
+        let gpu = self.table.gpu();
+        let _ = gpu.enter().and_then(|()| driver::synchronize(gpu.stream));
+    }
+}

@@ -36,6 +36,7 @@ fn seconds(tiny: bool, f: &mut dyn FnMut() -> Result<()>) -> f64 {
 #[ignore = "computes on cuda:0"]
 fn table() {
     let tiny = handloom::cuda::devices().unwrap()[0].name == "emulated GPU";
+    println!(); // the name of the test stands on this line
     let s = |n: usize| if tiny { (n / 64).max(2) } else { n };
     let row = |name: &str, unit: &str, work: f64, f: &mut dyn FnMut() -> Result<()>| {
         let time = seconds(tiny, f);

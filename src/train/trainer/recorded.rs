@@ -160,7 +160,6 @@ impl Trainer<'_, '_> {
         }
         step.deliver()?;
         let position = self.state.micro;
-        let pass = || "a recorded step has no pass".to_owned();
         let rehearsal = match &mut step.pass {
             Some((graph, _)) => {
                 graph.launch(position, &[])?;
@@ -183,8 +182,10 @@ impl Trainer<'_, '_> {
         let batches = self.task.batches_per_epoch();
         let next = cursors.last().map(|last| self.cursors(last.next(batches)));
         self.send(step, &next.unwrap_or_default())?;
-        let outputs = rehearsal.as_ref().or(step.pass.as_ref().map(|(_, outputs)| outputs));
-        let outputs = outputs.ok_or_else(|| Error::Failed(pass()))?;
+        let outputs = match (&rehearsal, &step.pass) {
+            (Some(outputs), _) | (None, Some((_, outputs))) => outputs,
+            (None, None) => return Err(Error::Failed("the step has not been recorded".into())),
+        };
         let (mut loss_sum, mut weight) = (0.0, 0.0);
         for (loss, share) in outputs.losses.iter().zip(&outputs.shares) {
             loss_sum += loss.item()? * share;
