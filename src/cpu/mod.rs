@@ -42,6 +42,7 @@ pub mod strided;
 pub mod threads;
 pub mod unary;
 
+mod crew;
 mod recurrent;
 mod rows;
 mod scratch;

@@ -1,10 +1,16 @@
-//! Cutting work into chunks for rayon.
+//! Cutting work into pieces for the threads.
 //!
-//! Two rules. The size of a chunk is a function of the problem, never of the number of threads: that
-//! keeps the bits the same at any thread count. And small work stays on the thread it is on: waking
-//! another costs some 5 µs, as much as 64 K simple element operations.
+//! Two rules. The size of a piece is a function of the problem, never of the number of threads, wherever
+//! it decides the bits. And small work stays on the thread it is on: handing it over costs a microsecond or
+//! two even to a thread that waits for it, as much as 20 K simple element operations.
+//!
+//! How many threads there are, rayon's pool says, in which everything runs; the work itself goes to
+//! [`crew`](super::crew), which is quicker to hand it over, or to the pool when the crew is busy.
 
 use rayon::prelude::*;
+
+use super::crew;
+use super::simd::Shared;
 
 /// Below this much work (in units of one simple element operation) nothing is handed to another thread.
 pub(crate) const SERIAL: usize = 32 * 1024;
@@ -14,15 +20,15 @@ pub(crate) const CHUNK: usize = 16 * 1024;
 
 /// Whether `work` element operations are worth a second thread.
 pub(crate) fn worth_it(work: usize) -> bool {
-    work > SERIAL && rayon::current_num_threads() > 1
+    work > SERIAL && !crew::busy() && rayon::current_num_threads() > 1
 }
 
 /// Calls `f(i)` for each `i` in `0..n`, side by side where the `work` of all of them is worth it.
 pub(crate) fn for_each(n: usize, work: usize, f: impl Fn(usize) + Sync + Send) {
-    if n > 1 && worth_it(work) {
-        (0..n).into_par_iter().with_max_len(1).for_each(f);
-    } else {
+    if n < 2 || !worth_it(work) {
         (0..n).for_each(f);
+    } else if !crew::share(rayon::current_num_threads(), n, &f) {
+        (0..n).into_par_iter().with_max_len(1).for_each(f);
     }
 }
 
@@ -34,30 +40,29 @@ pub(crate) fn for_chunks<T: Send>(
     work: usize,
     f: impl Fn(usize, &mut [T]) + Sync + Send,
 ) {
-    let chunk = chunk.max(1);
-    if out.len() > chunk && worth_it(work) {
-        out.par_chunks_mut(chunk).enumerate().with_max_len(1).for_each(|(i, piece)| f(i, piece));
-    } else {
-        out.chunks_mut(chunk).enumerate().for_each(|(i, piece)| f(i, piece));
-    }
+    let (len, chunk) = (out.len(), chunk.max(1));
+    let out = Shared::new(out);
+    for_each(len.div_ceil(chunk), work, |i| {
+        // SAFETY: piece i, which no other i has; `out` stays borrowed until all are done.
+        f(i, unsafe { out.slice(i * chunk, chunk.min(len - i * chunk)) });
+    });
 }
 
-/// As [`for_chunks`] over two outputs at once, each with its own size of piece.
+/// As [`for_chunks`] over two outputs at once, each with its own size of piece; ends with the one that has
+/// fewer pieces.
 pub(crate) fn for_chunks2<T: Send, U: Send>(
     (a, a_chunk): (&mut [T], usize),
     (b, b_chunk): (&mut [U], usize),
     work: usize,
     f: impl Fn(usize, &mut [T], &mut [U]) + Sync + Send,
 ) {
-    let (a_chunk, b_chunk) = (a_chunk.max(1), b_chunk.max(1));
-    if a.len() > a_chunk && worth_it(work) {
-        a.par_chunks_mut(a_chunk)
-            .zip(b.par_chunks_mut(b_chunk))
-            .enumerate()
-            .with_max_len(1)
-            .for_each(|(i, (a, b))| f(i, a, b));
-    } else {
-        let pieces = a.chunks_mut(a_chunk).zip(b.chunks_mut(b_chunk));
-        pieces.enumerate().for_each(|(i, (a, b))| f(i, a, b));
-    }
+    let (a_len, a_chunk, b_len, b_chunk) = (a.len(), a_chunk.max(1), b.len(), b_chunk.max(1));
+    let (a, b) = (Shared::new(a), Shared::new(b));
+    for_each(a_len.div_ceil(a_chunk).min(b_len.div_ceil(b_chunk)), work, |i| {
+        let (at, to) = (i * a_chunk, i * b_chunk);
+        // SAFETY: piece i of each, which no other i has; both stay borrowed until all are done.
+        let (a, b) =
+            unsafe { (a.slice(at, a_chunk.min(a_len - at)), b.slice(to, b_chunk.min(b_len - to))) };
+        f(i, a, b);
+    });
 }

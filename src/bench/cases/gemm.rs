@@ -4,7 +4,8 @@ use smallvec::smallvec;
 
 use super::super::{Case, Cost, Work, reference};
 use super::{normal, tolerance};
-use crate::autograd::no_grad;
+use crate::autograd::{matmul_precision, no_grad};
+use crate::cpu::gemm::Precision;
 use crate::error::Result;
 use crate::tensor::DType;
 
@@ -51,19 +52,21 @@ fn product(op: &'static str, shape: [usize; 3], transposed: (bool, bool), dtype:
     Case::new("gemm", op, format!("{m}x{n}x{k}"), dtype, move || work(shape, transposed, dtype))
 }
 
-/// `C = A B`; a transposed operand lies in memory the other way round and is read through a view.
+/// `C = A B`; a transposed operand lies in memory the other way round and is read through a view. In bf16
+/// the numbers are those of bf16 and lie there as f32, as weights and activations do in training: rounding
+/// them is part of the product.
 fn work([m, n, k]: [usize; 3], (ta, tb): (bool, bool), dtype: DType) -> Result<Work> {
-    let a = normal(&if ta { [k, m] } else { [m, k] }, dtype, 1)?;
-    let b = normal(&if tb { [n, k] } else { [k, n] }, dtype, 2)?;
+    let a = normal(&if ta { [k, m] } else { [m, k] }, dtype, 1)?.to_dtype(DType::F32)?;
+    let b = normal(&if tb { [n, k] } else { [k, n] }, dtype, 2)?.to_dtype(DType::F32)?;
+    let precision = if dtype == DType::BF16 { Precision::Medium } else { Precision::Highest };
     let a = if ta { a.t()? } else { a };
     let b = if tb { b.t()? } else { b };
-    let size = dtype.size() as f64;
-    let (reads, writes) = (size * (m * k + k * n) as f64, size * (m * n) as f64);
+    let (reads, writes) = (4.0 * (m * k + k * n) as f64, 4.0 * (m * n) as f64);
     let operands = (a.clone(), b.clone());
     Ok(Work::new(
         Cost::flops(2.0 * (m * n * k) as f64, reads, writes),
-        tolerance(dtype),
-        move || no_grad(|| Ok(smallvec![a.matmul(&b)?])),
+        tolerance(DType::F32),
+        move || no_grad(|| matmul_precision(precision, || Ok(smallvec![a.matmul(&b)?]))),
         move |c| {
             let (a, b) =
                 (operands.0.contiguous()?.to_f64_vec()?, operands.1.contiguous()?.to_f64_vec()?);

@@ -4,7 +4,8 @@ use smallvec::smallvec;
 
 use super::super::{Case, Cost, Work, reference};
 use super::ids;
-use crate::autograd::no_grad;
+use crate::autograd::{matmul_precision, no_grad};
+use crate::cpu::gemm::Precision;
 use crate::error::Result;
 use crate::models::{Gpt, GptConfig, Inputs, LanguageModel};
 use crate::nn::{Module, Parameter};
@@ -44,8 +45,14 @@ pub(super) fn cases() -> Vec<Case> {
         let case = Case::new(group, op, size.name, DType::F32, move || make(size));
         if size.name == "micro" { case.quick() } else { case }
     };
-    let mut list: Vec<Case> =
-        SIZES.iter().map(|&size| case("train", "train_step", size, train_step)).collect();
+    let mut list = Vec::new();
+    for dtype in [DType::F32, DType::BF16] {
+        for &size in &SIZES {
+            let make = move || train_step(size, dtype);
+            let case = Case::new("train", "train_step", size.name, dtype, make);
+            list.push(if size.name == "micro" { case.quick() } else { case });
+        }
+    }
     for size in
         SIZES.iter().copied().filter(|s| ["micro", "char-cpu", "gpt2-124m"].contains(&s.name))
     {
@@ -92,8 +99,13 @@ impl Size {
     }
 }
 
-/// Forward, backward, clipping and AdamW.
-fn train_step(size: Size) -> Result<Work> {
+/// Forward, backward, clipping and AdamW; `dtype` bf16 rounds the operands of products, as `--precision
+/// bf16` does.
+fn train_step(size: Size, dtype: DType) -> Result<Work> {
+    let (precision, tolerance) = match dtype {
+        DType::BF16 => (Precision::Medium, 2e-2),
+        _ => (Precision::Highest, 1e-4),
+    };
     let model = size.model()?;
     let n = model.num_parameters();
     let adamw = Algorithm::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 };
@@ -106,10 +118,13 @@ fn train_step(size: Size) -> Result<Work> {
     let cost = Cost::flops(3.0 * size.flops(n, size.batch), 4.0 * weights, 3.0 * weights);
     Ok(Work::new(
         cost.tokens(size.batch * size.context),
-        1e-4,
+        tolerance,
         move || {
-            let loss = model.loss(&inputs, &targets)?;
-            loss.backward()?;
+            let loss = matmul_precision(precision, || -> Result<Tensor> {
+                let loss = model.loss(&inputs, &targets)?;
+                loss.backward()?;
+                Ok(loss)
+            })?;
             let norm = Optimizer::gradient_norm(&model)?;
             optimizer.step(&model, 1e-3, Optimizer::clip_factor(norm, 1.0))?;
             Ok(smallvec![loss.detach(), Tensor::scalar(norm, DType::F64)?])

@@ -69,7 +69,7 @@ mod x86 {
     use std::arch::x86_64::*;
 
     use super::super::micro::{Block, Step, tiles};
-    use super::super::pack::{Rows, Source, each_group, fill};
+    use super::super::pack::{Rows, Source, each_group, each_row, fill, look_ahead};
     use crate::cpu::simd::{F32x1, LANES, Vector, inlined};
 
     /// A step of two k: the lanes are pairs.
@@ -101,6 +101,25 @@ mod x86 {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c,bmi2")]
     pub(super) fn pack(dst: &mut [f32], source: Source<f32>, width: usize) {
         let deep = source.k.div_ceil(2);
+        if source.lane == 1 {
+            let row = inlined(
+                #[inline(always)]
+                |k: usize, first: usize, lanes: usize| {
+                    if k >= source.k {
+                        return F32x1::zero();
+                    }
+                    // SAFETY: row k has these lanes side by side.
+                    unsafe { look_ahead::<F32x1>(&source, k, first, lanes) }
+                },
+            );
+            let read = inlined(
+                #[inline(always)]
+                |q: usize, first: usize, lanes: usize| {
+                    interleaved(row(2 * q, first, lanes), row(2 * q + 1, first, lanes))
+                },
+            );
+            return each_row((dst, deep), source.lanes, width, read);
+        }
         each_group(
             (dst, deep),
             source,
@@ -109,10 +128,10 @@ mod x86 {
             |rows, group| {
                 if group.lanes == 0 {
                     fill::<F32x1>(rows, deep);
-                } else if group.step == 1 && group.lane != 1 {
+                } else if group.step == 1 {
                     transpose(rows, group);
                 } else {
-                    pair_up(rows, group);
+                    gather(rows, group);
                 }
             },
         );
@@ -133,26 +152,20 @@ mod x86 {
         })
     }
 
-    /// Lanes side by side, or with steps everywhere: two rows at a time.
+    /// Steps everywhere.
     #[inline(always)]
-    fn pair_up(mut rows: Rows<'_, f32>, group: Source<f32>) {
+    fn gather(mut rows: Rows<'_, f32>, group: Source<f32>) {
         let row = inlined(
             #[inline(always)]
             |k: usize| {
-                let from = group.data.wrapping_add(k * group.step);
-                if k >= group.k {
-                    F32x1::zero()
-                } else if group.lane == 1 {
-                    // SAFETY: `lanes` elements lie side by side here.
-                    F32x1::load_part(unsafe { std::slice::from_raw_parts(from, group.lanes) })
-                } else {
-                    let mut lanes = [0.0; LANES];
-                    for (lane, x) in lanes.iter_mut().enumerate().take(group.lanes) {
+                let mut lanes = [0.0; LANES];
+                for (lane, x) in lanes.iter_mut().enumerate().take(group.lanes) {
+                    if k < group.k {
                         // SAFETY: a lane and a k of the group.
-                        *x = unsafe { *from.add(lane * group.lane) };
+                        *x = unsafe { *group.data.add(k * group.step + lane * group.lane) };
                     }
-                    F32x1::from_array(lanes)
                 }
+                F32x1::from_array(lanes)
             },
         );
         for q in 0..group.k.div_ceil(2) {
@@ -172,6 +185,9 @@ mod x86 {
                     break;
                 }
                 let data = group.data.wrapping_add(lane * group.lane + from);
+                let next = data.wrapping_add(group.lanes * group.lane);
+                F32x1::prefetch(next);
+                F32x1::prefetch(next.wrapping_add(LANES));
                 // SAFETY: `depth` elements of this lane follow each other; the instructions are those of
                 // `pack`, into which this is inlined.
                 square[lane] = F32x1(unsafe {

@@ -22,13 +22,30 @@ const PIECE: usize = 1 << 20;
 /// Elements between two steps of k from which on they count as far apart: half a page.
 const FAR: usize = 512;
 
+/// Rows so many elements apart, or a multiple, want the same places in a first-level cache.
+const SAME_PLACE: usize = 1024;
+
+/// Lines that such a cache keeps in one place.
+const WAYS: usize = 8;
+
 /// Elements of a matrix at most that is packed as a whole: 64 MiB.
 const SHARED: usize = 1 << 24;
 
-/// Lanes of a piece when a whole matrix is packed.
+/// Columns of a piece when the whole of B is packed.
 const PACK_LANES: usize = 256;
 
-/// How C is cut into tiles: a function of the shape alone.
+/// From this much work on, a B that several tiles read is packed once, before them, which takes one more
+/// turn of all threads; below it each tile packs for itself. A is not shared: it is needed sooner after it
+/// is packed than one core reads what another has just written.
+const TOGETHER: usize = 32 * PIECE;
+
+/// Columns of a tile that are worth packing dense rows of A for.
+const MANY: usize = 512;
+
+/// Elements of B that stay in the first-level cache as they lie.
+const SMALL: usize = 1 << 13;
+
+/// How C is cut into tiles, which does not change its bits.
 #[derive(Clone, Copy)]
 struct Grid {
     rows: usize,
@@ -38,17 +55,22 @@ struct Grid {
 }
 
 impl Grid {
-    /// Halves the longer side of the tile until there are enough tiles to go round.
+    /// Halves the longer side of the tile until there are enough tiles to go round: two a thread, since
+    /// fewer tiles pack less, and as many for each, unless they are many.
     fn new(m: usize, n: usize, k: usize, count: usize, tile: (usize, usize)) -> Grid {
         let work = m.saturating_mul(n).saturating_mul(k.max(1)).saturating_mul(count);
-        let wanted = (work / PIECE).min(16).div_ceil(count);
+        let threads = rayon::current_num_threads();
+        let wanted = if threads > 1 { (work / PIECE).min(2 * threads) } else { 1 };
         let (mut down, mut across) = (m.div_ceil(TILE_ROWS), n.div_ceil(TILE_COLS));
         loop {
             let rows = m.div_ceil(down).next_multiple_of(tile.0);
             let cols = n.div_ceil(across).next_multiple_of(tile.1);
+            let grid = Grid { rows, cols, down: m.div_ceil(rows), across: n.div_ceil(cols) };
+            let tiles = grid.down * grid.across * count;
+            let fair = tiles.is_multiple_of(threads) || tiles >= 8 * threads || wanted < threads;
             let (split_rows, split_cols) = (rows > 4 * tile.0, cols > 2 * tile.1);
-            if down * across >= wanted || !(split_rows || split_cols) {
-                return Grid { rows, cols, down: m.div_ceil(rows), across: n.div_ceil(cols) };
+            if tiles >= wanted && fair || !(split_rows || split_cols) {
+                return grid;
             }
             if split_rows && (rows >= cols || !split_cols) {
                 down *= 2;
@@ -59,7 +81,7 @@ impl Grid {
     }
 }
 
-/// Which operands are packed, and whether once for all tiles.
+/// Which operands are packed, and B whether once for all tiles.
 #[derive(Clone, Copy)]
 struct Plan {
     grid: Grid,
@@ -67,7 +89,6 @@ struct Plan {
     tile: (usize, usize),
     pack_a: bool,
     pack_b: bool,
-    share_a: bool,
     share_b: bool,
 }
 
@@ -76,25 +97,24 @@ impl Plan {
         let tile = tile_size::<T>();
         let grid = Grid::new(p.m, p.n, p.k, count, tile);
         let (rows, cols) = (grid.rows.min(p.m), grid.cols.min(p.n));
-        // A enters element by element, so dense rows are as good as panels. Columns far apart are not: each
-        // step of k would meet another page, once for every panel of B.
+        // A enters element by element, so a few dense rows are as good as panels. More than a cache has
+        // ways are not when all of them want the same places in it, and panels pay where many columns
+        // use them. Columns far apart are worse: each step of k would meet another page, once for every
+        // panel of B.
         let pack_a = p.pairs
             || match (p.a.row_stride, p.a.col_stride) {
-                (_, 1) => false,
+                (_, 1) if tile.0 <= WAYS => false,
+                (step, 1) => cols >= MANY || step % SAME_PLACE == 0 && cols > 4 * tile.1,
                 (1, step) => step >= FAR && cols > 4 * tile.1,
                 _ => true,
             };
-        // B is packed unless few panels of A come by to use it.
-        let pack_b = p.pairs || p.b.col_stride != 1 || rows > 4 * tile.0;
-        let fits = |lanes: usize| lanes.saturating_mul(p.k) <= SHARED;
-        Plan {
-            grid,
-            tile,
-            pack_a,
-            pack_b,
-            share_a: pack_a && grid.across > 1 && count == 1 && fits(p.m),
-            share_b: pack_b && grid.down > 1 && count == 1 && fits(p.n),
-        }
+        // B is packed unless few panels of A come by to use it, or it is close at hand anyway.
+        let near = p.b.row_stride.saturating_mul(p.k) <= SMALL;
+        let pack_b = p.pairs || p.b.col_stride != 1 || rows > 4 * tile.0 && !near;
+        let together = count == 1
+            && p.m.saturating_mul(p.n).saturating_mul(p.k) >= TOGETHER
+            && p.n.saturating_mul(p.k) <= SHARED;
+        Plan { grid, tile, pack_a, pack_b, share_b: pack_b && grid.down > 1 && together }
     }
 }
 
@@ -106,25 +126,21 @@ fn deep(k: usize, pairs: bool) -> usize {
 /// Computes `count` products, side by side where they are worth it.
 pub(super) fn run<'a, T: Real>(count: usize, item: &(impl Fn(usize) -> Product<'a, T> + Sync)) {
     let first = item(0);
-    let Product { m, n, k, a, b, pairs, .. } = first;
+    let Product { m, n, k, b, pairs, .. } = first;
     let plan = Plan::new(&first, count);
     let grid = plan.grid;
     let tiles = grid.down * grid.across;
     let work = m.saturating_mul(n).saturating_mul(k).saturating_mul(count);
-    let room = |share: bool, lanes: usize, width: usize| {
-        if share { k.div_ceil(KC) * room(lanes, deep(KC.min(k), pairs), width) } else { 0 }
+    let shared = if plan.share_b {
+        k.div_ceil(KC) * room(n, deep(KC.min(k), pairs), plan.tile.1)
+    } else {
+        0
     };
-    let (a_room, b_room) = (room(plan.share_a, m, plan.tile.0), room(plan.share_b, n, plan.tile.1));
-    scratch::with(a_room + b_room, |shared: &mut [T]| {
-        let (shared_a, shared_b) = shared.split_at_mut(a_room);
-        if plan.share_a {
-            pack_all(shared_a, a, (m, k), plan.tile.0, pairs);
-        }
+    scratch::with(shared, |shared: &mut [T]| {
         if plan.share_b {
-            let turned = Mat { row_stride: b.col_stride, col_stride: b.row_stride, ..b };
-            pack_all(shared_b, turned, (n, k), plan.tile.1, pairs);
+            pack_all(shared, b, (n, k), plan.tile.1, pairs);
         }
-        let shared = (&*shared_a, &*shared_b);
+        let shared = &*shared;
         threads::for_each(count * tiles, if work < 2 * PIECE { 0 } else { usize::MAX }, |t| {
             let (i, j) = (t % tiles / grid.across * grid.rows, t % grid.across * grid.cols);
             let (rows, cols) = (grid.rows.min(m - i), grid.cols.min(n - j));
@@ -133,25 +149,25 @@ pub(super) fn run<'a, T: Real>(count: usize, item: &(impl Fn(usize) -> Product<'
     });
 }
 
-/// Packs the rows of a whole matrix, block of k after block of k, in pieces of some panels.
+/// Packs the whole of B `[k, n]`, block of k after block of k, in pieces of some panels.
 fn pack_all<T: Real>(
     dst: &mut [T],
-    x: Mat<'_, T>,
-    (rows, k): (usize, usize),
+    b: Mat<'_, T>,
+    (n, k): (usize, usize),
     width: usize,
     pairs: bool,
 ) {
     let lanes = (PACK_LANES / width).max(1) * width;
-    let pieces = rows.div_ceil(lanes);
-    let block = room(rows, deep(KC.min(k), pairs), width);
+    let pieces = n.div_ceil(lanes);
+    let block = room(n, deep(KC.min(k), pairs), width);
     let out = Shared::new(dst);
-    threads::for_each(pieces * k.div_ceil(KC), rows.saturating_mul(k), |t| {
+    threads::for_each(pieces * k.div_ceil(KC), n.saturating_mul(k), |t| {
         let (from, first) = (t / pieces * KC, t % pieces * lanes);
-        let data = x.data.as_ptr().wrapping_add(first * x.row_stride + from * x.col_stride);
-        let (lane, step) = (x.row_stride, x.col_stride);
-        let (lanes, k) = (lanes.min(rows - first), KC.min(k - from));
+        let data = b.data.as_ptr().wrapping_add(from * b.row_stride + first * b.col_stride);
+        let (lane, step) = (b.col_stride, b.row_stride);
+        let (lanes, k) = (lanes.min(n - first), KC.min(k - from));
         let (source, depth) = (Source { data, lane, step, lanes, k }, deep(k, pairs));
-        // SAFETY: pieces of a block lie behind each other, and these rows and k are inside the matrix, as
+        // SAFETY: pieces of a block lie behind each other, and these columns and k are inside the matrix, as
         // `product` has checked.
         unsafe {
             let dst = out.slice(t / pieces * block + first * depth, size(lanes, depth, width));
@@ -179,13 +195,13 @@ unsafe fn pack_part<T: Real>(dst: &mut [T], source: Source<T>, width: usize, pai
 fn part<T: Real>(
     p: &Product<'_, T>,
     plan: &Plan,
-    (shared_a, shared_b): (&[T], &[T]),
+    shared_b: &[T],
     (i, rows): (usize, usize),
     (j, cols): (usize, usize),
 ) {
-    let Plan { tile, pack_a, pack_b, share_a, share_b, .. } = *plan;
+    let Plan { tile, pack_a, pack_b, share_b, .. } = *plan;
     let most = deep(KC.min(p.k), p.pairs);
-    let a_room = if pack_a && !share_a { room(rows, most, tile.0) } else { 0 };
+    let a_room = if pack_a { room(rows, most, tile.0) } else { 0 };
     let b_room = if pack_b && !share_b { room(cols.min(NB), most, tile.1) } else { 0 };
     scratch::with(a_room + b_room, |packed: &mut [T]| {
         let (packed_a, packed_b) = packed.split_at_mut(a_room);
@@ -201,14 +217,7 @@ fn part<T: Real>(
                 // SAFETY: these rows and k are inside A, as `product` has checked.
                 unsafe { pack_part(packed_a, source, tile.0, p.pairs) };
             }
-            let a = if share_a {
-                let block = room(p.m, most, tile.0);
-                shared_a[from / KC * block + i * steps..].as_ptr()
-            } else if pack_a {
-                packed_a.as_ptr()
-            } else {
-                a
-            };
+            let a = if pack_a { packed_a.as_ptr() } else { a };
             for at in (0..cols).step_by(NB) {
                 let width = NB.min(cols - at);
                 let j = j + at;

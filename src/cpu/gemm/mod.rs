@@ -22,10 +22,10 @@
 //! others (6 × 16 on AVX2). The idea is Goto and van de Geijn's (2008): every level of the memory holds
 //! what the level below reads many times.
 //!
-//! What several tiles read is packed once, before the tiles; what one reads, by that tile as it goes.
-//! Where packing costs more than it brings, it is left out: A enters the micro-kernel element by element
-//! and is read where it lies unless its columns are far apart, B unless few rows use it; and
-//! products with one row or one column have a path of their own ([`vector`]).
+//! A B that several tiles of a large product read is packed once, before the tiles; everything else by the
+//! tile that reads it, as it goes. Where packing costs more than it brings, it is left out: A enters the
+//! micro-kernel element by element and may be read where it lies, B where few rows use it or it is small;
+//! and products with one row or one column have a path of their own ([`vector`]).
 //!
 //! # The bits
 //!

@@ -11,7 +11,7 @@
 //! For B the lanes are columns, for A they are rows; otherwise the two are the same. Where the lanes lie
 //! side by side, packing copies vectors; where k does, it transposes squares of 16 × 16 in registers.
 
-use crate::cpu::simd::{Kernel, LANES, Real, Vector};
+use crate::cpu::simd::{Kernel, LANES, Real, Vector, inlined};
 
 /// A part of a matrix on its way into panels.
 #[derive(Clone, Copy)]
@@ -59,6 +59,16 @@ impl<T: Real> Kernel<T> for Pack<'_, T> {
     #[inline(always)]
     fn run<V: Vector<Elem = T>>(self) {
         let Pack { dst, source, width } = self;
+        if source.lane == 1 {
+            let read = inlined(
+                #[inline(always)]
+                |k: usize, first: usize, lanes: usize| {
+                    // SAFETY: row k has these lanes side by side; the caller vouches for the source.
+                    unsafe { look_ahead::<V>(&source, k, first, lanes) }
+                },
+            );
+            return each_row::<V>((dst, source.k), source.lanes, width, read);
+        }
         each_group(
             (dst, source.k),
             source,
@@ -69,8 +79,6 @@ impl<T: Real> Kernel<T> for Pack<'_, T> {
                 unsafe {
                     if group.lanes == 0 {
                         fill::<V>(rows, source.k);
-                    } else if group.lane == 1 {
-                        copy::<V>(rows, group);
                     } else if group.step == 1 {
                         transpose::<V>(rows, group);
                     } else {
@@ -141,16 +149,70 @@ pub(super) fn fill<V: Vector>(mut rows: Rows<'_, V::Elem>, k: usize) {
     }
 }
 
-/// Lanes side by side.
+/// Lanes of the panels that are filled side by side: eight cache lines of a row.
+const BESIDE: usize = 128;
+
+/// Fills panels row by row, so that rows of the source are read from one end to the other: they may be pages
+/// apart. `read(k, first, lanes)` gives row k of the `lanes` from `first` on, sixteen at most.
+#[inline(always)]
+pub(super) fn each_row<V: Vector>(
+    (dst, deep): (&mut [V::Elem], usize),
+    lanes: usize,
+    width: usize,
+    read: impl Fn(usize, usize, usize) -> V,
+) {
+    let beside = (BESIDE / width).max(1) * width;
+    for begin in (0..lanes).step_by(beside) {
+        let end = lanes.min(begin + beside);
+        for k in 0..deep {
+            for first in (begin..end).step_by(width) {
+                let to = &mut dst[first * deep + k * width..];
+                if width.is_multiple_of(LANES) && first + width <= end {
+                    let to = &mut to[..width];
+                    for at in (0..width).step_by(LANES) {
+                        read(k, first + at, LANES).store(&mut to[at..]);
+                    }
+                    continue;
+                }
+                for at in (0..width).step_by(LANES) {
+                    let left = end.saturating_sub(first + at).min(width - at).min(LANES);
+                    let row = if left > 0 { read(k, first + at, left) } else { V::zero() };
+                    // A panel narrower than a vector: as in `each_group`.
+                    let rest = if width < LANES { (deep - k) * width } else { width - at };
+                    if rest >= LANES {
+                        row.store(&mut to[at..]);
+                    } else {
+                        row.store_part(&mut to[at..at + rest]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Rows of k ahead that are asked for while one is copied: no processor guesses the next one pages away.
+const AHEAD: usize = 8;
+
+/// `lanes` lanes of row k from `first` on, which lie side by side.
 ///
 /// # Safety
-/// The group can be read.
+/// They can be read.
 #[inline(always)]
-unsafe fn copy<V: Vector>(mut rows: Rows<'_, V::Elem>, group: Source<V::Elem>) {
-    for p in 0..group.k {
-        let from = group.data.wrapping_add(p * group.step);
-        // SAFETY: `lanes` elements lie side by side here.
-        rows.put(p, V::load_part(unsafe { std::slice::from_raw_parts(from, group.lanes) }));
+pub(super) unsafe fn look_ahead<V: Vector>(
+    source: &Source<V::Elem>,
+    k: usize,
+    first: usize,
+    lanes: usize,
+) -> V {
+    let from = source.data.wrapping_add(k * source.step + first);
+    V::prefetch(from.wrapping_add(AHEAD * source.step));
+    // SAFETY: handed through.
+    unsafe {
+        if lanes == LANES {
+            V::load_ptr(from)
+        } else {
+            V::load_part(std::slice::from_raw_parts(from, lanes))
+        }
     }
 }
 
@@ -163,16 +225,16 @@ unsafe fn transpose<V: Vector>(mut rows: Rows<'_, V::Elem>, group: Source<V::Ele
     for p in (0..group.k).step_by(LANES) {
         let depth = LANES.min(group.k - p);
         let from = group.data.wrapping_add(p);
+        // The lanes of the next group, each a stream of its own that the processor would find too late.
+        for lane in 0..group.lanes {
+            V::prefetch(from.wrapping_add((group.lanes + lane) * group.lane));
+        }
         // SAFETY: these lanes and k belong to the group.
         let square = unsafe { turned::<V>(from, group.lane, group.lanes, depth) };
-        if depth == LANES {
-            for q in 0..LANES {
+        // A constant bound: the square stays in registers.
+        for q in 0..LANES {
+            if q < depth {
                 rows.put(p + q, square[q]);
-            }
-        } else {
-            let edge = square;
-            for (q, &row) in edge.iter().enumerate().take(depth) {
-                rows.put(p + q, row);
             }
         }
     }

@@ -11,8 +11,11 @@ use super::{Epilogue, KC, Mat, Product};
 use crate::cpu::simd::{Kernel, LANES, Real, Vector, inlined};
 use crate::cpu::threads;
 
-/// Outputs of a task.
-const CHUNK: usize = 256;
+/// Outputs of a task at most.
+const CHUNK: usize = 512;
+
+/// Outputs that are computed at a time.
+const PAIR: usize = 2 * LANES;
 
 /// Below this many multiply-adds nothing is handed to another thread: a megabyte of M.
 const SERIAL: usize = 1 << 18;
@@ -27,11 +30,16 @@ pub(super) fn fits<T>(a: &Mat<'_, T>, b: &Mat<'_, T>, m: usize, n: usize) -> boo
 /// Computes `count` products.
 pub(super) fn run<'a, T: Real>(count: usize, item: &(impl Fn(usize) -> Product<'a, T> + Sync)) {
     let Product { m, n, k, .. } = item(0);
-    let (outputs, chunks) = (m.max(n), m.max(n).div_ceil(CHUNK));
+    let outputs = m.max(n);
     let work = outputs.saturating_mul(k).saturating_mul(count);
+    // As many tasks for each thread, since all wait for the last. Where a task ends changes no output.
+    let threads = rayon::current_num_threads();
+    let tasks = threads * outputs.div_ceil(threads * CHUNK);
+    let chunk = outputs.div_ceil(tasks).next_multiple_of(PAIR);
+    let chunks = outputs.div_ceil(chunk);
     threads::for_each(count * chunks, if work < SERIAL { 0 } else { usize::MAX }, |t| {
-        let first = t % chunks * CHUNK;
-        T::dispatch(Outputs { p: &item(t / chunks), first, len: CHUNK.min(outputs - first) });
+        let first = t % chunks * chunk;
+        T::dispatch(Outputs { p: &item(t / chunks), first, len: chunk.min(outputs - first) });
     });
 }
 
@@ -223,13 +231,20 @@ unsafe fn across<V: Vector>(
     // Rows behind each other: while two vectors' rows are worked on, the next ones come into the cache,
     // in the order of memory. That is what a processor does not guess from sixteen rows side by side.
     let dense = o.output == all;
+    if dense {
+        let rows = o.matrix.wrapping_add(first * o.output);
+        for line in (0..PAIR.min(len) * all).step_by(LANES) {
+            V::prefetch(rows.wrapping_add(line));
+        }
+    }
     let mut at = 0;
     while at < len {
         // Two chains hide each other's latency.
-        let pair = at + 2 * LANES <= len;
+        let pair = at + PAIR <= len;
+        let another = dense && at + PAIR < len;
         let width = LANES.min(len - at);
         let rows = o.matrix.wrapping_add((first + at) * o.output);
-        let next = rows.wrapping_add(2 * LANES * o.output);
+        let next = rows.wrapping_add(PAIR * o.output);
         let mut totals = [V::zero(); 2];
         let mut from = begin;
         while from == begin || from < end {
@@ -242,9 +257,9 @@ unsafe fn across<V: Vector>(
             unsafe {
                 if pair {
                     for k in (0..whole).step_by(LANES) {
-                        if dense {
-                            let next = next.wrapping_add((from + k) * 2 * LANES);
-                            for line in 0..2 * LANES {
+                        if another {
+                            let next = next.wrapping_add((from + k) * PAIR);
+                            for line in 0..PAIR {
                                 V::prefetch(next.wrapping_add(line * LANES));
                             }
                         }
@@ -280,7 +295,7 @@ unsafe fn across<V: Vector>(
         if pair {
             write(first + at + LANES, LANES, totals[1]);
         }
-        at += if pair { 2 * LANES } else { LANES };
+        at += if pair { PAIR } else { LANES };
     }
 }
 

@@ -110,7 +110,7 @@ impl Vector for F32x1 {
     #[inline(always)]
     fn prefetch(at: *const f32) {
         // SAFETY: a hint, which no address makes fail.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
     }
     #[inline(always)]
     fn add(self, b: Self) -> Self {
