@@ -117,7 +117,7 @@ fn every_path_on_small_products() {
             check(1, 21, 18, layouts, false, true);
             check(21, 1, 18, layouts, true, false);
         }
-        check(62, 17, 5, (0, 0), true, false); // B is packed for so many rows
+        check(62, 17, 5, (0, 0), true, false); // many rows on a B that stays where it lies
         check(2, 17, 259, (0, 0), false, true);
         check(2, 17, 259, (1, 1), true, false);
         check(1, 17, 259, (0, 0), false, true);
