@@ -57,13 +57,13 @@ asan() {
     $cargo +nightly test --lib --target $host -- $KERNELS
 }
 
-# What runs in several threads: each kernel's test of its bits at 1 to 4 of them, products, the tape, tensors.
+# What runs in several threads: the crew, each kernel's test of its bits at 1 to 4 of them, products, the tape, tensors.
 tsan() {
   nightly || { skip "there is no nightly compiler"; return; }
   [ -d "$(rustc +nightly --print sysroot)/lib/rustlib/src/rust/library" ] || { skip "no rust-src"; return; }
   RUSTFLAGS="-Zsanitizer=thread" CARGO_TARGET_DIR=target/tsan \
     $cargo +nightly test -Zbuild-std --lib --target $host -- \
-    bits cpu::threads cpu::scratch cpu::attention cpu::gemm::tests::batches cpu::gemm::tests::long_sums tensor:: autograd::
+    bits cpu::crew cpu::threads cpu::scratch cpu::attention cpu::gemm::tests::batches cpu::gemm::tests::long_sums tensor:: autograd::
 }
 
 # Miri runs each kernel on small inputs at every instruction set that it knows; `ops::small` asserts which ran.
