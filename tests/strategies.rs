@@ -508,6 +508,29 @@ fn a_classifier_of_words_needs_no_pretraining() {
     assert_eq!(again.value(), test.value());
     let refusal = refused(&FinetuneConfig { model: "bert".into(), ..config.clone() });
     assert!(refusal.contains("--model lstm"), "{refusal}");
-    let refusal = refused(&FinetuneConfig { scratch: None, from: Some(base().into()), ..config });
+    let word_and_base =
+        FinetuneConfig { scratch: None, from: Some(base().into()), ..config.clone() };
+    let refusal = refused(&word_and_base);
     assert!(refusal.contains("--scratch"), "{refusal}");
+
+    // On to other labels and new words: what was learned stays, with a new head.
+    let more = "text\tlabel\nthe hand ran\tno\nthe fingers sat\tyes\nthe hand sat\tyes\nthe toes ran\tno\n";
+    let on = FinetuneConfig {
+        scratch: None,
+        tokenizer: None,
+        from: Some(config.out.clone()),
+        train: vec![file(&dir, "more.tsv", more)],
+        validation_fraction: 0.0,
+        test: Vec::new(),
+        out: dir.join("on"),
+        ..config
+    };
+    let mut on = on;
+    on.trainer.max_steps = Some(1);
+    on.trainer.learning_rate = 1e-6;
+    run(&on);
+    let table = |run: &Path| weights(&run.join("best"))["word_embedding.weight"].clone();
+    let (before, after) = (table(&dir.join("run")), table(&on.out));
+    assert!(before.len() < after.len());
+    assert!(before.iter().zip(&after).all(|(a, b)| (a - b).abs() < 1e-4));
 }

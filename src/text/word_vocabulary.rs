@@ -222,6 +222,39 @@ impl WordVocabulary {
         vocabulary
     }
 
+    /// The vocabulary with what else occurs in `sentences`, behind what it has: ids stay what they are.
+    pub fn extended<'a>(
+        mut self,
+        sentences: impl Iterator<Item = (&'a [String], Option<usize>)> + Clone,
+    ) -> WordVocabulary {
+        for (name, table) in &mut self.tables {
+            let Some(&column) = self.columns.iter().find(|c| c.table() == name) else { continue };
+            let mut new: BTreeMap<String, u64> = BTreeMap::new();
+            for (sentence, predicate) in sentences.clone() {
+                for at in 0..sentence.len() {
+                    *new.entry(column.text(sentence, at, predicate)).or_insert(0) += 1;
+                }
+            }
+            for (entry, n) in new {
+                match table.id(&entry) {
+                    0 if n >= column.least() => {
+                        table.entries.push(entry);
+                        table.counts.push(n);
+                    }
+                    0 => {}
+                    id => table.counts[id as usize - 1] += n,
+                }
+            }
+        }
+        let words = sentences.flat_map(|(sentence, _)| sentence);
+        let characters: std::collections::BTreeSet<char> =
+            words.flat_map(|word| word.chars()).collect();
+        let new = characters.into_iter().filter(|c| !self.places.contains_key(c));
+        self.characters.extend(new);
+        self.find_places();
+        self
+    }
+
     fn find_places(&mut self) {
         self.tables.values_mut().for_each(Table::find_places);
         self.places = self.characters.iter().copied().zip(1..).collect();
@@ -325,6 +358,21 @@ mod tests {
         let again = WordVocabulary::from_json(&vocabulary.to_json(), "v").unwrap();
         assert_eq!(again.encode(&words("PETER 99 Mary"), None), ids);
         assert!(WordVocabulary::from_json("{\"columns\":[\"word\"]}", "v").is_err());
+    }
+
+    #[test]
+    fn what_is_known_keeps_its_ids_when_more_is_learned() {
+        let (a, b) = (words("peter saw peter"), words("mary saw zoë"));
+        let known = WordVocabulary::build([(a.as_slice(), None)].into_iter(), false);
+        let more = known.clone().extended([(b.as_slice(), None)].into_iter());
+        let n = known.columns().len();
+        let (before, after) = (known.encode(&a, None), more.encode(&a, None));
+        assert_eq!((&before.columns, &before.characters), (&after.columns, &after.characters));
+        assert!(after.rare[n] < before.rare[n], "`saw` has been seen once more");
+        let new = more.encode(&b, None);
+        assert!(known.encode(&b, None).columns[0] == 0 && new.columns[0] > 0);
+        assert!(new.characters[2].iter().all(|&c| c > 0));
+        assert!(more.tables().iter().zip(known.tables()).all(|(more, known)| more.1 >= known.1));
     }
 
     #[test]

@@ -5,12 +5,11 @@ use std::sync::Arc;
 
 use super::series::Labelled;
 use super::start::{Start, strategy};
-use super::words::word_sizes;
+use super::words::WordStart;
 use super::{Arm, FinetuneConfig};
 use crate::error::{Error, Result};
 use crate::models::folder::open_classifier;
-use crate::models::{Classifier, SequenceClassifier, WordClassifier, WordEncoderConfig};
-use crate::text::WordVocabulary;
+use crate::models::{Classifier, SequenceClassifier, WordClassifier};
 use crate::text::labelled::{LabelledSet, overlap};
 use crate::train::control::Control;
 use crate::train::labelled::{LONGEST_TEXT, TextReader, align, words_of};
@@ -25,7 +24,7 @@ enum Encoder<'a> {
     /// A language model's body.
     Body(Box<Start<'a>>),
     /// Words and characters.
-    Words(WordEncoderConfig),
+    Words(WordStart),
 }
 
 /// The data of a classification. Beside a set stands how many of its rows have an unknown label.
@@ -92,23 +91,23 @@ pub(super) fn prepare<'a>(
     if let Some(n) = config.limit {
         train = train.limit(n, config.trainer.seed)?;
     }
-    let (encoder, reader) = match config.tokenizer.as_deref() {
-        Some("word") => words(config, &train)?,
-        _ => body(config, &train, control, resume)?,
+    let (encoder, reader) = match WordStart::is_meant(config)? {
+        true => words(config, &train)?,
+        false => body(config, &train, control, resume)?,
     };
     let extras = reader.extras();
     Ok(Box::new(Classify { config, encoder, reader, extras, strategy, labels, train, valid, test }))
 }
 
-/// A classifier of words and characters, from scratch.
+/// A classifier of words and characters.
 fn words<'a>(config: &FinetuneConfig, train: &LabelledSet) -> Result<(Encoder<'a>, TextReader)> {
     let texts: Vec<Vec<String>> =
         train.rows.iter().map(|row| words_of(&row.text, row.text_pair.as_deref())).collect();
-    let vocabulary = WordVocabulary::build(texts.iter().map(|words| (&words[..], None)), true);
-    let sizes = word_sizes(config, &vocabulary)?;
+    let texts = texts.iter().map(|words| (&words[..], None));
+    let (start, vocabulary) = WordStart::new(config, texts, true)?;
     let max_length = config.max_length.unwrap_or(LONGEST_TEXT);
     let reader = TextReader::Words { vocabulary: Arc::new(vocabulary), max_length };
-    Ok((Encoder::Words(sizes), reader))
+    Ok((Encoder::Words(start), reader))
 }
 
 /// A classifier on a language model's body.
@@ -153,7 +152,11 @@ impl Labelled for Classify<'_> {
         };
         let (labels, mut extras) = (self.labels.clone(), self.extras.clone());
         let model: Box<dyn Classifier> = match &self.encoder {
-            Encoder::Words(sizes) => Box::new(WordClassifier::new(sizes, labels, seed)?),
+            Encoder::Words(start) => {
+                let model = WordClassifier::new(&start.sizes, labels, seed)?;
+                start.load(arm, &model)?;
+                Box::new(model)
+            }
             Encoder::Body(start) => {
                 let model = SequenceClassifier::new(start.body(arm, seed)?, labels, seed)?;
                 extras = start.adapt(&model, (arm, seed), "SEQ_CLS", extras)?;

@@ -5,14 +5,13 @@ use std::sync::Arc;
 
 use super::series::Labelled;
 use super::start::{Start, strategy};
-use super::words::word_sizes;
+use super::words::WordStart;
 use super::{Arm, FinetuneConfig};
 use crate::error::{Error, Result};
 use crate::models::folder::open_tagger;
 use crate::models::tagger::Tagger;
 use crate::models::{ModelConfig, TokenClassifier};
 use crate::models::{WordTagger, WordTaggerConfig};
-use crate::text::WordVocabulary;
 use crate::train::control::Control;
 use crate::train::pretrained::Extras;
 use crate::train::report::Report;
@@ -26,7 +25,7 @@ enum Encoder<'a> {
     /// A language model's body.
     Body(Start<'a>),
     /// Words and characters.
-    Words(WordTaggerConfig),
+    Words(WordStart),
 }
 
 /// The data of a tagging.
@@ -104,9 +103,9 @@ fn prepare<'a>(
     if let Some(n) = config.limit {
         train = train.limit(n, config.trainer.seed);
     }
-    let (encoder, reader) = match config.tokenizer.as_deref() {
-        Some("word") => words(config, &train)?,
-        _ => body(kind, config, &train, control, resume)?,
+    let (encoder, reader) = match WordStart::is_meant(config)? {
+        true => words(config, &train)?,
+        false => body(kind, config, &train, control, resume)?,
     };
     let extras = reader.extras();
     Ok(Box::new(Tag {
@@ -123,13 +122,11 @@ fn prepare<'a>(
     }))
 }
 
-/// A tagger of words and characters, from scratch.
+/// A tagger of words and characters.
 fn words<'a>(config: &FinetuneConfig, train: &TagSet) -> Result<(Encoder<'a>, TagReader)> {
     let sentences = train.rows.iter().map(|row| (row.words.as_slice(), row.predicate));
-    let vocabulary = WordVocabulary::build(sentences, false);
-    let encoder = word_sizes(config, &vocabulary)?;
-    let sizes = WordTaggerConfig { encoder, crf: config.crf };
-    Ok((Encoder::Words(sizes), TagReader::Words(vocabulary)))
+    let (start, vocabulary) = WordStart::new(config, sentences, false)?;
+    Ok((Encoder::Words(start), TagReader::Words(vocabulary)))
 }
 
 /// A tagger on a language model's body.
@@ -166,7 +163,12 @@ impl Labelled for Tag<'_> {
     fn task(&self, arm: Arm, seed: u64) -> Result<Box<dyn Task>> {
         let labels = self.labels.clone();
         let tagger: Box<dyn Tagger> = match &self.encoder {
-            Encoder::Words(sizes) => Box::new(WordTagger::new(sizes, labels, seed)?),
+            Encoder::Words(start) => {
+                let sizes = WordTaggerConfig { encoder: start.sizes.clone(), crf: self.config.crf };
+                let tagger = WordTagger::new(&sizes, labels, seed)?;
+                start.load(arm, &tagger)?;
+                Box::new(tagger)
+            }
             Encoder::Body(start) => {
                 let tagger = TokenClassifier::new(start.body(arm, seed)?, labels, seed)?;
                 Box::new(if self.config.crf { tagger.with_crf(seed)? } else { tagger })
