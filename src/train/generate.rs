@@ -239,6 +239,9 @@ mod with_tokenizer {
         }
         let (mut text, mut tokens) = (String::new(), 0);
         let mut decoder = tokenizer.decode_stream();
+        if let (Some(&last), false) = (ids.last(), prompt.is_empty()) {
+            decoder = decoder.after(last);
+        }
         let mut watch = StopWatch::new(&options.stop);
         let mut show = |piece: &str| {
             if !piece.is_empty() {

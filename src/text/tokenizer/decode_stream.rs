@@ -20,6 +20,12 @@ impl<'a> DecodeStream<'a> {
         DecodeStream { tokenizer, bytes: Vec::new(), last: None }
     }
 
+    /// The stream of a text that goes on behind `id`: where words stand apart, a new word begins with a space.
+    #[must_use]
+    pub fn after(self, id: u32) -> DecodeStream<'a> {
+        DecodeStream { last: Some(id), ..self }
+    }
+
     /// The text that this id completes; empty while a character is incomplete.
     ///
     /// # Errors

@@ -98,6 +98,12 @@ fn wordpiece_splits_chinese_and_folds_case() {
     let ids = tokenizer.encode("running, runners").unwrap();
     let text: String = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
     assert_eq!(text, tokenizer.decode(&ids).unwrap());
+    // What goes on behind a prompt is parted from it; what goes on within its last word is not.
+    let (first, rest) = ids.split_at(1);
+    let mut stream = tokenizer.decode_stream().after(first[0]);
+    let text: String = rest.iter().map(|&id| stream.push(id).unwrap()).collect();
+    assert_eq!(tokenizer.decode(first).unwrap() + &text, tokenizer.decode(&ids).unwrap());
+    assert!(tokenizer.decode_stream().after(ids[0]).push(ids[0]).unwrap().starts_with(' '));
 }
 
 #[test]
