@@ -212,7 +212,7 @@ fn box_muller<V: Vector>(u: V, v: V) -> (V, V) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::simd::{available_levels, force_level, level};
+    use super::super::simd::at_every_level;
     use super::*;
 
     const KEY: Key = Key { seed: 42, stream: 7, step: 3 };
@@ -283,12 +283,7 @@ mod tests {
             [a, b].concat().into_iter().map(f32::to_bits).collect::<Vec<_>>()
         };
         let first = draw();
-        let before = level();
-        for level in available_levels() {
-            force_level(level);
-            assert!(draw() == first, "{}", level.name());
-        }
-        force_level(before);
+        at_every_level(|level| assert!(draw() == first, "{}", level.name()));
         for threads in [1, 3] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             assert!(pool.install(draw) == first, "{threads} threads");

@@ -196,7 +196,7 @@ impl<T: Real> Kernel<T> for ColumnSums<'_, T> {
 pub(crate) mod testing {
     //! What the tests of kernels share.
 
-    use crate::cpu::simd::at_every_level;
+    use crate::cpu::simd::{at_every_level, at_level};
 
     /// `n` numbers between −`scale` and `scale`, the same ones for the same seed.
     pub(crate) fn numbers(n: usize, scale: f64, seed: u64) -> Vec<f64> {
@@ -238,7 +238,7 @@ pub(crate) mod testing {
         at_every_level(|level| {
             for threads in 1..=4 {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-                let got = bits(pool.install(&run));
+                let got = bits(pool.install(|| at_level(level, &run)));
                 assert!(got == want, "other bits on {} with {threads} threads", level.name());
             }
         });

@@ -10,7 +10,7 @@
 use rayon::prelude::*;
 
 use super::crew;
-use super::simd::Shared;
+use super::simd::{Shared, level_here, with_level};
 
 /// Below this much work (in units of one simple element operation) nothing is handed to another thread.
 pub(crate) const SERIAL: usize = 32 * 1024;
@@ -26,8 +26,11 @@ pub(crate) fn worth_it(work: usize) -> bool {
 /// Calls `f(i)` for each `i` in `0..n`, side by side where the `work` of all of them is worth it.
 pub(crate) fn for_each(n: usize, work: usize, f: impl Fn(usize) + Sync + Send) {
     if n < 2 || !worth_it(work) {
-        (0..n).for_each(f);
-    } else if !crew::share(rayon::current_num_threads(), n, &f) {
+        return (0..n).for_each(f);
+    }
+    let level = level_here();
+    let f = |i| with_level(level, || f(i));
+    if !crew::share(rayon::current_num_threads(), n, &f) {
         (0..n).into_par_iter().with_max_len(1).for_each(f);
     }
 }

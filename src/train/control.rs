@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::fsx::Fs;
 use super::observer::Observer;
+use crate::cpu::simd::{level_here, with_level};
 
 /// The surroundings of a run.
 pub struct Control<'a> {
@@ -57,5 +58,6 @@ pub fn in_pool<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> crate::
         .thread_name(|i| format!("handloom-{i}"))
         .build()
         .map_err(|e| crate::Error::Failed(format!("cannot start {threads} threads: {e}")))?;
-    Ok(pool.install(f))
+    let level = level_here();
+    Ok(pool.install(move || with_level(level, f)))
 }

@@ -1,7 +1,7 @@
 //! Bit for bit against the sum as the module documentation writes it.
 
 use super::*;
-use crate::cpu::simd::{at_every_level, level};
+use crate::cpu::simd::{at_every_level, at_level, level};
 
 /// Numbers of mixed size and sign.
 fn numbers(len: usize, seed: u32) -> Vec<f32> {
@@ -82,10 +82,10 @@ fn check(m: usize, n: usize, k: usize, layouts: (usize, usize), accumulate: bool
 
 /// Runs `f` at every level and at 1 to 4 threads.
 fn everywhere(f: impl Fn() + Sync) {
-    at_every_level(|_| {
+    at_every_level(|level| {
         for threads in 1..=4 {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(&f);
+            pool.install(|| at_level(level, &f));
         }
     });
 }

@@ -1,5 +1,6 @@
 //! Which instruction set runs: found once at run time, or forced for tests.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 use super::{Kernel, Real};
@@ -42,6 +43,11 @@ impl Level {
 /// 0 until the first question is asked.
 static LEVEL: AtomicU8 = AtomicU8::new(0);
 
+thread_local! {
+    /// What [`at_level`] has asked for on this thread.
+    static HERE: Cell<Option<Level>> = const { Cell::new(None) };
+}
+
 /// The levels this machine can run, the slowest first.
 pub fn available_levels() -> Vec<Level> {
     #[allow(unused_mut)]
@@ -70,10 +76,13 @@ fn has_avx512(feature: &str) -> bool {
     }
 }
 
-/// The level in force: the best there is, or what `HANDLOOM_ISA` names (ignored where the machine does
+/// The level in force on this thread: the best there is, or what `HANDLOOM_ISA` names (ignored where the machine does
 /// not have it; `handloom info` says which is in force).
 #[inline]
 pub fn level() -> Level {
+    if let Some(level) = HERE.get() {
+        return level;
+    }
     match LEVEL.load(Relaxed) {
         0 => find_level(),
         code => Level::from_code(code),
@@ -90,28 +99,37 @@ fn find_level() -> Level {
     level
 }
 
-/// Makes kernels run at `level` from now on, in every thread; for tests and benches. False where the
-/// machine does not have it.
-pub fn force_level(level: Level) -> bool {
-    let there = available_levels().contains(&level);
-    if there {
-        LEVEL.store(level as u8, Relaxed);
-    }
-    there
+/// Calls `f` with kernels at `level`, on this thread and on those that help its kernels; for tests and
+/// benches. Other threads are not concerned: half a product at one level and half at another would not fit.
+///
+/// # Panics
+/// Where the machine does not have that level.
+pub fn at_level<R>(level: Level, f: impl FnOnce() -> R) -> R {
+    assert!(available_levels().contains(&level), "this machine has no {}", level.name());
+    with_level(Some(level), f)
 }
 
-/// Calls `f` once for each level this machine has, with that level in force. One caller at a time, so
-/// that tests side by side do not change each other's level.
+/// What [`at_level`] has asked for on this thread, to be taken to another by [`with_level`].
+pub(crate) fn level_here() -> Option<Level> {
+    HERE.get()
+}
+
+/// Calls `f` with what [`level_here`] gave on another thread.
+pub(crate) fn with_level<R>(level: Option<Level>, f: impl FnOnce() -> R) -> R {
+    struct Back(Option<Level>);
+    impl Drop for Back {
+        fn drop(&mut self) {
+            HERE.set(self.0);
+        }
+    }
+    let _back = Back(HERE.replace(level));
+    f()
+}
+
+/// Calls `f` once for each level this machine has, with that level in force.
 #[cfg(test)]
 pub(crate) fn at_every_level(mut f: impl FnMut(Level)) {
-    static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    let _turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let before = level();
-    for level in available_levels() {
-        force_level(level);
-        f(level);
-    }
-    force_level(before);
+    available_levels().into_iter().for_each(|level| at_level(level, || f(level)));
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -142,7 +160,7 @@ impl Real for f32 {
 
     #[inline]
     fn dispatch<K: Kernel<f32>>(kernel: K) -> K::Output {
-        // SAFETY: `level` is only ever one that `available_levels` has found on this machine.
+        // SAFETY: `level` only ever gives one that `available_levels` has found on this machine.
         unsafe { run_on(level(), kernel) }
     }
 }

@@ -45,13 +45,13 @@ pub use heads::Strides;
 pub(crate) use heads::{Extent, HeadRows, Heads, for_heads};
 #[cfg(test)]
 pub(crate) use isa::at_every_level;
-pub(crate) use isa::dispatch_at;
+pub(crate) use isa::{dispatch_at, level_here, with_level};
 pub(crate) use shared::Shared;
 pub(crate) use strips::{Strip, Strips, for_pieces, for_strips};
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::F32x1;
-pub use isa::{Level, available_levels, force_level, level};
+pub use isa::{Level, at_level, available_levels, level};
 
 use bytemuck::Pod;
 use half::{bf16, f16};

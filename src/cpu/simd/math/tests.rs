@@ -1,6 +1,6 @@
 use rayon::prelude::*;
 
-use super::super::{Kernel, LANES, Real, available_levels, force_level, level, portable::Lanes};
+use super::super::{Kernel, LANES, Real, at_level, available_levels, portable::Lanes};
 use super::*;
 
 /// The functions under test, by name.
@@ -329,7 +329,6 @@ fn bits(x: &[f32]) -> Vec<u32> {
 fn every_level_gives_the_same_bits() {
     let patterns = (0..=u32::MAX).step_by(100_003).map(f32::from_bits);
     let xs: Vec<f32> = patterns.chain((-10_000..10_000).map(|i| i as f32 * 0.01)).collect();
-    let before = level();
     let nonpositive: Vec<f32> = xs.iter().map(|x| -x.abs()).collect();
     let all = [
         (F::Exp, &xs),
@@ -350,15 +349,13 @@ fn every_level_gives_the_same_bits() {
         let mut plain = x.clone();
         Many(f, &mut plain).run::<Lanes<f32>>();
         for level in available_levels() {
-            force_level(level);
             let mut fast = x.clone();
-            f32::dispatch(Many(f, &mut fast));
+            at_level(level, || f32::dispatch(Many(f, &mut fast)));
             let differs = |i: &usize| bits(&plain[*i..][..1]) != bits(&fast[*i..][..1]);
             let first = (0..x.len()).find(differs).map(|i| (x[i], plain[i], fast[i]));
             assert_eq!(first, None, "{f:?} on {}", level.name());
         }
     }
-    force_level(before);
 }
 
 #[test]
