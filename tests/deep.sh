@@ -52,20 +52,19 @@ cuda() {
 }
 
 # A test asks for more memory than there is, which must be refused and not end the process. The names of mapped files are
-# left to the bus-error handler for ever, a few bytes a file: no leaks are looked for. One test at a time, since those that
-# force an instruction set do so for all.
+# left to the bus-error handler for ever, a few bytes a file: no leaks are looked for.
 asan() {
   nightly || { skip "there is no nightly compiler"; return; }
   RUSTFLAGS="-Zsanitizer=address" CARGO_TARGET_DIR=target/asan \
     ASAN_OPTIONS=allocator_may_return_null=1:detect_leaks=0 \
-    $cargo +nightly test --lib --target $host -- --test-threads=1 $KERNELS ops::small
+    $cargo +nightly test --lib --target $host -- $KERNELS ops::small
 }
 
 # What runs in several threads: the crew, each kernel's test of its bits at 1 to 4 of them, products, the tape, tensors.
 tsan() {
   nightly || { skip "there is no nightly compiler"; return; }
   [ -d "$(rustc +nightly --print sysroot)/lib/rustlib/src/rust/library" ] || { skip "no rust-src"; return; }
-  RUSTFLAGS="-Zsanitizer=thread" CARGO_TARGET_DIR=target/tsan \
+  RUSTFLAGS="-Zsanitizer=thread" CARGO_TARGET_DIR=target/tsan TSAN_OPTIONS=allocator_may_return_null=1 \
     $cargo +nightly test -Zbuild-std --lib --target $host -- \
     bits cpu::crew cpu::threads cpu::scratch cpu::attention cpu::gemm::tests::batches cpu::gemm::tests::long_sums tensor:: autograd::
 }
