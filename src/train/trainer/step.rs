@@ -45,6 +45,9 @@ impl Trainer<'_, '_> {
                 self.state.pending_loss.0 += record.loss;
                 self.state.pending_loss.1 += 1;
                 self.advance(record.tokens);
+                if let Some(average) = &mut self.average {
+                    average.update(self.task.module(), self.state.step)?;
+                }
                 let ended = self.elapsed();
                 if self.state.step > 1 && ended > started {
                     // Bias-corrected as in Adam; the first step, which warms everything up, is left out.
@@ -107,9 +110,6 @@ impl Trainer<'_, '_> {
         }
         let clip = Optimizer::clip_factor(norm, self.config.max_grad_norm);
         self.optimizer.step(module, lr, scale * clip)?;
-        if let Some(average) = &mut self.average {
-            average.update(module, self.state.step + 1)?;
-        }
         let record = StepRecord {
             loss: loss_sum * scale,
             learning_rate: lr,
