@@ -6,12 +6,13 @@
 
 use serde_json::{Map, Value};
 
+use super::labels::{Classifier, LabelModel, Sentence, expect_words, rectangle};
 use super::on_disk::{
     config_text, expect_labels, label_entries, weights_from_bytes, weights_to_bytes,
 };
-use super::tagger::{Sentence, Tagger, expect_words, rectangle};
-use super::{Inputs, LanguageModel, ModelConfig, Purpose};
-use crate::error::Result;
+use super::tagger::Tagger;
+use super::{Inputs, LanguageModel, ModelConfig, Purpose, estimate_memory};
+use crate::error::{Error, Result};
 use crate::nn::{Crf, Dropout, Init, Linear, Module, Visitor};
 use crate::ops::{self, CrossEntropy};
 use crate::tensor::Tensor;
@@ -31,6 +32,74 @@ fn linear(
         ModelConfig::Bert(c) => Linear::normal(&at, width, labels.len(), bias, c.initializer_range),
         ModelConfig::Rnn(_) => Linear::new(&at, width, labels.len(), bias),
     }
+}
+
+/// A head on a language model's body, which says the most about it.
+pub trait OnBody: Module {
+    /// The body.
+    fn body(&self) -> &dyn LanguageModel;
+
+    /// The labels by id.
+    fn names(&self) -> &[String];
+
+    /// What `config.json` says beside the body's sizes.
+    fn entries(&self) -> Map<String, Value>;
+}
+
+impl<T: OnBody> LabelModel for T {
+    fn labels(&self) -> &[String] {
+        self.names()
+    }
+
+    fn num_layers(&self) -> usize {
+        self.body().config().num_layers()
+    }
+
+    fn kind(&self) -> &'static str {
+        self.body().config().kind()
+    }
+
+    fn config_json(&self, extra: &Map<String, Value>) -> String {
+        let mut entries = self.entries();
+        entries.extend(extra.clone());
+        config_text(self.body().config(), &entries)
+    }
+
+    fn weights(&self) -> Result<Vec<u8>> {
+        weights_to_bytes(self, self.body().config())
+    }
+
+    fn load_weights(&self, bytes: &[u8], name: &str) -> Result<()> {
+        weights_from_bytes(bytes, name, self, self.body().config())
+    }
+
+    fn forward_flops(&self, batch: usize, t: usize) -> u64 {
+        self.body().forward_flops(batch, t)
+    }
+
+    fn activations(&self, batch: usize, t: usize) -> u64 {
+        estimate_memory(self.body().config(), batch, t).activations
+    }
+}
+
+/// Calls `f` with the tokens of `rows` side by side, shorter ones filled up.
+fn on_rows(
+    body: &dyn LanguageModel,
+    rows: &[&Sentence],
+    f: impl FnOnce(&Inputs<'_>) -> Result<Tensor>,
+) -> Result<Tensor> {
+    let config = body.config();
+    let lengths: Vec<usize> = rows.iter().map(|row| row.ids.len()).collect();
+    let t = lengths.iter().copied().max().unwrap_or(0);
+    let pad = if let ModelConfig::Bert(c) = config { c.pad_token_id as u32 } else { 0 };
+    let ids = rectangle(rows.iter().map(|row| row.ids.as_slice()), t, pad)?;
+    let types = rectangle(rows.iter().map(|row| row.token_type_ids.as_slice()), t, 0)?;
+    f(&Inputs {
+        ids: &ids,
+        token_type_ids: (config.token_types() > 0).then_some(&types),
+        padding_mask: None,
+        lengths: Some(&lengths),
+    })
 }
 
 /// One label a text.
@@ -100,6 +169,29 @@ impl SequenceClassifier {
             },
             &self.labels,
         )
+    }
+}
+
+impl OnBody for SequenceClassifier {
+    fn body(&self) -> &dyn LanguageModel {
+        &*self.body
+    }
+
+    fn names(&self) -> &[String] {
+        &self.labels
+    }
+
+    fn entries(&self) -> Map<String, Value> {
+        self.config_entries()
+    }
+}
+
+impl Classifier for SequenceClassifier {
+    fn scores(&self, rows: &[&Sentence]) -> Result<Tensor> {
+        if rows.is_empty() || rows.iter().any(|row| row.ids.is_empty()) {
+            return Err(Error::Data("a batch holds an empty text".into()));
+        }
+        on_rows(&*self.body, rows, |inputs| self.logits(inputs))
     }
 }
 
@@ -186,29 +278,29 @@ impl TokenClassifier {
     }
 }
 
-impl Tagger for TokenClassifier {
-    fn labels(&self) -> &[String] {
+impl OnBody for TokenClassifier {
+    fn body(&self) -> &dyn LanguageModel {
+        &*self.body
+    }
+
+    fn names(&self) -> &[String] {
         &self.labels
     }
 
+    fn entries(&self) -> Map<String, Value> {
+        self.config_entries()
+    }
+}
+
+impl Tagger for TokenClassifier {
     fn crf(&self) -> Option<&Crf> {
         self.crf.as_ref()
     }
 
     fn emissions(&self, rows: &[&Sentence]) -> Result<Tensor> {
         let width = expect_words(rows)?;
-        let config = self.body.config();
-        let lengths: Vec<usize> = rows.iter().map(|row| row.ids.len()).collect();
-        let t = lengths.iter().copied().max().unwrap_or(0);
-        let pad = if let ModelConfig::Bert(c) = config { c.pad_token_id as u32 } else { 0 };
-        let ids = rectangle(rows.iter().map(|row| row.ids.as_slice()), t, pad)?;
-        let types = rectangle(rows.iter().map(|row| row.token_type_ids.as_slice()), t, 0)?;
-        let hidden = self.body.hidden(&Inputs {
-            ids: &ids,
-            token_type_ids: (config.token_types() > 0).then_some(&types),
-            padding_mask: None,
-            lengths: Some(&lengths),
-        })?; // [B, T, C]
+        let hidden = on_rows(&*self.body, rows, |inputs| self.body.hidden(inputs))?;
+        let &[b, t, c] = hidden.shape() else { unreachable!("hidden states are [B, T, C]") };
         // The first piece of each word; past the end of a row, any.
         let place = |(row, sentence): (usize, &&Sentence)| {
             let first = sentence.first.clone();
@@ -216,36 +308,9 @@ impl Tagger for TokenClassifier {
         };
         let places: Vec<u32> = rows.iter().enumerate().flat_map(place).collect();
         let places = Tensor::from_slice(&places, places.len())?;
-        let c = config.hidden_size();
-        let words = hidden.reshape([rows.len() * t, c])?.index_select(0, &places)?;
-        let words = self.dropout.forward(&words.reshape([rows.len(), width, c])?)?;
+        let words = hidden.reshape([b * t, c])?.index_select(0, &places)?;
+        let words = self.dropout.forward(&words.reshape([b, width, c])?)?;
         self.classifier.forward(&words) // [B, W, labels]
-    }
-
-    fn num_layers(&self) -> usize {
-        self.body.config().num_layers()
-    }
-
-    fn kind(&self) -> &'static str {
-        self.body.config().kind()
-    }
-
-    fn config_json(&self, extra: &Map<String, Value>) -> String {
-        let mut entries = self.config_entries();
-        entries.extend(extra.clone());
-        config_text(self.body.config(), &entries)
-    }
-
-    fn weights(&self) -> Result<Vec<u8>> {
-        weights_to_bytes(self, self.body.config())
-    }
-
-    fn load_weights(&self, bytes: &[u8], name: &str) -> Result<()> {
-        weights_from_bytes(bytes, name, self, self.body.config())
-    }
-
-    fn forward_flops(&self, batch: usize, t: usize) -> u64 {
-        self.body.forward_flops(batch, t)
     }
 }
 

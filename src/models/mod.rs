@@ -10,17 +10,17 @@
 //!
 //! # Reading order
 //!
-//! [`config`] and [`sizes`]: what there is. [`gpt`], [`bert`], [`rnn_lm`]: the bodies. [`heads`]:
-//! classifiers. [`tagger`]: what all taggers share; [`word_tagger`]: one that needs no body. [`on_disk`]: names, layout
+//! [`config`] and [`sizes`]: what there is. [`gpt`], [`bert`], [`rnn_lm`]: the bodies. [`labels`]: what
+//! models that give labels share; [`heads`]: those on a body; [`word_encoder`]: those on words. [`on_disk`]: names, layout
 //! and `config.json`; [`folder`]: Hugging Face's folders, read and written; [`peft`]: adapters. [`tutorial`]: the
 //! two models of the tutorial.
 
 pub mod bert;
-pub mod classifier;
 pub mod config;
 pub mod folder;
 pub mod gpt;
 pub mod heads;
+pub mod labels;
 pub mod on_disk;
 pub mod peft;
 pub mod rnn_lm;
@@ -33,14 +33,14 @@ pub mod word_encoder;
 pub mod word_tagger;
 
 pub use bert::Bert;
-pub use classifier::Classifier;
 pub use config::{BertConfig, GptConfig, ModelConfig, RnnConfig, RnnKind};
 pub use folder::{Pretrained, from_pretrained, load_pretrained, save_pretrained};
 pub use gpt::Gpt;
 pub use heads::{SequenceClassifier, TokenClassifier};
+pub use labels::{Classifier, LabelModel, Sentence};
 pub use rnn_lm::RnnLm;
 pub use sizes::{MemoryEstimate, estimate_memory, parameters_by_module};
-pub use tagger::{Sentence, Tagger};
+pub use tagger::Tagger;
 pub use tutorial::{RnnModel, TransformerModel};
 pub use word_classifier::WordClassifier;
 pub use word_encoder::{WordEncoder, WordEncoderConfig};

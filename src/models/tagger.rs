@@ -10,49 +10,14 @@
 //! cross-entropy of each word, or by a CRF. Decoding is Viterbi in both cases: `I-X` follows `B-X` or `I-X` only
 //! and never stands first.
 
-use serde_json::{Map, Value};
-
-use crate::error::{Error, Result};
-use crate::nn::{Crf, Module, Parameter};
+use super::labels::{LabelModel, Sentence, rectangle};
+use crate::error::Result;
+use crate::nn::{Crf, Parameter};
 use crate::ops::{self, CrfTables, CrossEntropy, Reduction};
 use crate::tensor::{DType, Device, Tensor};
 
-/// A sentence as a tagger takes it.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Sentence {
-    /// How many words there are to tag.
-    pub words: usize,
-    /// Token ids in the order of the text, special tokens included. For a word tagger its columns, all of
-    /// the first word, then all of the second.
-    pub ids: Vec<u32>,
-    /// One for each id of a body: 1 on the predicate, 0 elsewhere.
-    pub token_type_ids: Vec<u32>,
-    /// For a body: where in `ids` the first piece of each word is.
-    pub first: Vec<u32>,
-    /// For a word tagger: the characters of each word.
-    pub characters: Vec<Vec<u32>>,
-    /// For a word tagger: how likely each of `ids` is to be read as unknown (0) in training.
-    pub rare: Vec<f32>,
-}
-
-impl Sentence {
-    /// The sentence as training reads it: some rare words as unknown ones. `unit` draws from 0 to below 1.
-    pub fn with_unknowns(&self, unit: &mut dyn FnMut() -> f32) -> Sentence {
-        let mut read = self.clone();
-        for (id, &rare) in read.ids.iter_mut().zip(&self.rare) {
-            if unit() < rare {
-                *id = 0;
-            }
-        }
-        read
-    }
-}
-
 /// A network that gives each word of a sentence a tag.
-pub trait Tagger: Module {
-    /// The tags by id.
-    fn labels(&self) -> &[String];
-
+pub trait Tagger: LabelModel {
     /// The CRF on top, where there is one.
     fn crf(&self) -> Option<&Crf>;
 
@@ -61,49 +26,12 @@ pub trait Tagger: Module {
     /// # Errors
     /// When a sentence is empty or an id is unknown.
     fn emissions(&self, rows: &[&Sentence]) -> Result<Tensor>;
-
-    /// How many layers the encoder has.
-    fn num_layers(&self) -> usize;
-
-    /// The architecture by its name on the command line.
-    fn kind(&self) -> &'static str;
-
-    /// `config.json` without what `extra` adds.
-    fn config_json(&self, extra: &Map<String, Value>) -> String;
-
-    /// The bytes of `model.safetensors`.
-    ///
-    /// # Errors
-    /// When memory cannot be had.
-    fn weights(&self) -> Result<Vec<u8>>;
-
-    /// Takes the weights that [`Tagger::weights`] gave; `name` begins the message of an error.
-    ///
-    /// # Errors
-    /// When they do not fit.
-    fn load_weights(&self, bytes: &[u8], name: &str) -> Result<()>;
-
-    /// Floating-point operations of a forward pass over `batch` rows of `t` words.
-    fn forward_flops(&self, batch: usize, t: usize) -> u64;
 }
 
 /// The lengths of rows in words, `[B]`.
 pub(crate) fn lengths(rows: &[&Sentence]) -> Result<Tensor> {
     let lengths: Vec<u32> = rows.iter().map(|row| row.words as u32).collect();
     Tensor::from_slice(&lengths, lengths.len())
-}
-
-/// Rows of ids side by side as `[B, T]`, filled up with `fill`.
-pub(crate) fn rectangle<'a>(
-    rows: impl ExactSizeIterator<Item = &'a [u32]> + Clone,
-    width: usize,
-    fill: u32,
-) -> Result<Tensor> {
-    let mut all = vec![fill; rows.len() * width];
-    for (out, row) in all.chunks_mut(width.max(1)).zip(rows.clone()) {
-        out[..row.len()].copy_from_slice(row);
-    }
-    Tensor::from_slice(&all, [rows.len(), width])
 }
 
 /// The loss of each row `[B]`, summed over its words, in nats: the CRF's, or the cross-entropy's.
@@ -172,14 +100,6 @@ pub fn decode(
     let paths = ops::viterbi(&emissions, &tables, &lengths(rows)?)?.to_vec::<u32>()?;
     let width = emissions.shape()[1].max(1);
     Ok(paths.chunks(width).zip(rows).map(|(path, row)| path[..row.words].to_vec()).collect())
-}
-
-/// Refuses a batch with an empty sentence.
-pub(crate) fn expect_words(rows: &[&Sentence]) -> Result<usize> {
-    match rows.iter().map(|row| row.words).min() {
-        None | Some(0) => Err(Error::op("tagger", "a batch holds a sentence without words")),
-        Some(_) => Ok(rows.iter().map(|row| row.words).max().unwrap_or(0)),
-    }
 }
 
 #[cfg(test)]

@@ -10,10 +10,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::classifier::Classifier;
+use super::labels::{Classifier, LabelModel, Sentence};
 use super::on_disk::{expect_labels, label_entries, labels_of};
-use super::safetensors::{from_bytes, to_bytes};
-use super::tagger::Sentence;
 use super::word_encoder::{WordEncoder, WordEncoderConfig, config_text, read_parts};
 use crate::error::{Error, Result};
 use crate::nn::{Init, Linear, Module, Visitor};
@@ -50,7 +48,7 @@ impl WordClassifier {
         })
     }
 
-    /// Reads a folder that [`Classifier::config_json`] and [`Classifier::weights`] filled.
+    /// Reads a folder that [`LabelModel::config_json`] and [`LabelModel::weights`] filled.
     ///
     /// # Errors
     /// When a file is missing or damaged.
@@ -72,23 +70,9 @@ impl Module for WordClassifier {
     }
 }
 
-impl Classifier for WordClassifier {
+impl LabelModel for WordClassifier {
     fn labels(&self) -> &[String] {
         &self.labels
-    }
-
-    fn scores(&self, rows: &[&Sentence]) -> Result<Tensor> {
-        let y = self.encoder.forward(rows)?; // [W, B, 2H], 0 past the end of a row
-        let (width, b) = (y.shape()[0], rows.len());
-        let past: Vec<u32> = (0..width)
-            .flat_map(|at| rows.iter().map(move |row| u32::from(at >= row.words)))
-            .collect();
-        let past = Tensor::from_slice(&past, [width, b, 1])?;
-        let (largest, _) = y.masked_fill(&past, -1e30)?.max(0, false)?;
-        let share: Vec<f32> = rows.iter().map(|row| 1.0 / row.words as f32).collect();
-        let share = Tensor::from_slice(&share, [b, 1])?.to_device(y.device())?;
-        let mean = y.sum(&[0], false)?.mul(&share)?;
-        self.classifier.forward(&ops::cat(&[&largest, &mean], -1)?)
     }
 
     fn num_layers(&self) -> usize {
@@ -104,17 +88,23 @@ impl Classifier for WordClassifier {
         config_text(entries, MODEL_TYPE, &self.encoder.config, extra)
     }
 
-    fn weights(&self) -> Result<Vec<u8>> {
-        to_bytes(&self.state_dict())
-    }
-
-    fn load_weights(&self, bytes: &[u8], name: &str) -> Result<()> {
-        let tensors = from_bytes(bytes, name)?;
-        self.load_state_dict(&tensors, true).map_err(|e| Error::Data(format!("{name}: {e}")))?;
-        Ok(())
-    }
-
     fn forward_flops(&self, batch: usize, t: usize) -> u64 {
         self.encoder.forward_flops(batch, t)
+    }
+}
+
+impl Classifier for WordClassifier {
+    fn scores(&self, rows: &[&Sentence]) -> Result<Tensor> {
+        let y = self.encoder.forward(rows)?; // [W, B, 2H], 0 past the end of a row
+        let (width, b) = (y.shape()[0], rows.len());
+        let past: Vec<u32> = (0..width)
+            .flat_map(|at| rows.iter().map(move |row| u32::from(at >= row.words)))
+            .collect();
+        let past = Tensor::from_slice(&past, [width, b, 1])?;
+        let (largest, _) = y.masked_fill(&past, -1e30)?.max(0, false)?;
+        let share: Vec<f32> = rows.iter().map(|row| 1.0 / row.words as f32).collect();
+        let share = Tensor::from_slice(&share, [b, 1])?.to_device(y.device())?;
+        let mean = y.sum(&[0], false)?.mul(&share)?;
+        self.classifier.forward(&ops::cat(&[&largest, &mean], -1)?)
     }
 }

@@ -17,9 +17,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::labels::{Sentence, expect_words};
 use super::on_disk::read_json_in;
 use super::safetensors::read_folder;
-use super::tagger::{Sentence, expect_words};
 use crate::autograd::Scope;
 use crate::error::{Error, Result};
 use crate::nn::{

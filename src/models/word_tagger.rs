@@ -10,9 +10,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::labels::{LabelModel, Sentence};
 use super::on_disk::{expect_labels, label_entries, labels_of};
-use super::safetensors::{from_bytes, to_bytes};
-use super::tagger::{Sentence, Tagger};
+use super::tagger::Tagger;
 use super::word_encoder::{WordEncoder, WordEncoderConfig, config_text, read_parts};
 use crate::error::{Error, Result};
 use crate::nn::{Crf, Init, Linear, Module, Visitor};
@@ -58,7 +58,7 @@ impl WordTagger {
         })
     }
 
-    /// Reads a folder that [`Tagger::config_json`] and [`Tagger::weights`] filled.
+    /// Reads a folder that [`LabelModel::config_json`] and [`LabelModel::weights`] filled.
     ///
     /// # Errors
     /// When a file is missing or damaged.
@@ -83,17 +83,9 @@ impl Module for WordTagger {
     }
 }
 
-impl Tagger for WordTagger {
+impl LabelModel for WordTagger {
     fn labels(&self) -> &[String] {
         &self.labels
-    }
-
-    fn crf(&self) -> Option<&Crf> {
-        self.crf.as_ref()
-    }
-
-    fn emissions(&self, rows: &[&Sentence]) -> Result<Tensor> {
-        self.classifier.forward(&self.encoder.forward(rows)?)?.transpose(0, 1)
     }
 
     fn num_layers(&self) -> usize {
@@ -109,17 +101,17 @@ impl Tagger for WordTagger {
         config_text(entries, MODEL_TYPE, &self.config, extra)
     }
 
-    fn weights(&self) -> Result<Vec<u8>> {
-        to_bytes(&self.state_dict())
-    }
-
-    fn load_weights(&self, bytes: &[u8], name: &str) -> Result<()> {
-        let tensors = from_bytes(bytes, name)?;
-        self.load_state_dict(&tensors, true).map_err(|e| Error::Data(format!("{name}: {e}")))?;
-        Ok(())
-    }
-
     fn forward_flops(&self, batch: usize, t: usize) -> u64 {
         self.encoder.forward_flops(batch, t)
+    }
+}
+
+impl Tagger for WordTagger {
+    fn crf(&self) -> Option<&Crf> {
+        self.crf.as_ref()
+    }
+
+    fn emissions(&self, rows: &[&Sentence]) -> Result<Tensor> {
+        self.classifier.forward(&self.encoder.forward(rows)?)?.transpose(0, 1)
     }
 }

@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::Map;
+use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
-use crate::models::ModelConfig;
 use crate::models::on_disk::{CONFIG, config_text, weights_from_bytes, weights_to_bytes};
 use crate::models::peft::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_from_bytes, adapter_to_bytes};
+use crate::models::{LabelModel, ModelConfig};
 use crate::nn::Module;
 
 /// The name of the weights in a model folder.
@@ -61,19 +61,30 @@ pub fn write_model(
     config: &ModelConfig,
     write: &mut dyn FnMut(&str, &[u8]) -> Result<()>,
 ) -> Result<()> {
-    write(CONFIG, config_text(config, &Map::new()).as_bytes())?;
-    write(WEIGHTS, &weights_to_bytes(module, config)?)?;
-    write_adapter(module, write)
+    let (json, weights) = (config_text(config, &Map::new()), weights_to_bytes(module, config)?);
+    write_parts(module, &json, &weights, write)
 }
 
-/// Writes the adapters of a module and what learns beside them, where it has some.
+/// As [`write_model`] for a model that gives labels; `extra` goes into its `config.json`.
 ///
 /// # Errors
-/// When `write` fails or memory cannot be had.
-pub fn write_adapter(
-    module: &dyn Module,
+/// As [`write_model`].
+pub fn write_labels(
+    model: &dyn LabelModel,
+    extra: &Map<String, Value>,
     write: &mut dyn FnMut(&str, &[u8]) -> Result<()>,
 ) -> Result<()> {
+    write_parts(model, &model.config_json(extra), &model.weights()?, write)
+}
+
+fn write_parts(
+    module: &dyn Module,
+    json: &str,
+    weights: &[u8],
+    write: &mut dyn FnMut(&str, &[u8]) -> Result<()>,
+) -> Result<()> {
+    write(CONFIG, json.as_bytes())?;
+    write(WEIGHTS, weights)?;
     match adapter_to_bytes(module)? {
         Some(adapter) => write(&adapter_file(ADAPTER_WEIGHTS), &adapter),
         None => Ok(()),
@@ -100,12 +111,23 @@ pub fn read_weights(
     }
 }
 
+/// As [`read_weights`] for a model that gives labels.
+///
+/// # Errors
+/// As [`read_weights`].
+pub fn read_labels(model: &dyn LabelModel, read: &dyn Fn(&str) -> Result<Vec<u8>>) -> Result<()> {
+    match read_adapter(model, &|| model.weights(), read)? {
+        true => Ok(()),
+        false => model.load_weights(&read(WEIGHTS)?, WEIGHTS),
+    }
+}
+
 /// Puts adapters that were written here back into a module that has some; `false` where it has none. The
 /// base stays what it is, so base and adapters must give the `merged` weights of the folder.
 ///
 /// # Errors
 /// When the file is damaged or does not fit, or the base is another one.
-pub fn read_adapter(
+fn read_adapter(
     module: &dyn Module,
     merged: &dyn Fn() -> Result<Vec<u8>>,
     read: &dyn Fn(&str) -> Result<Vec<u8>>,

@@ -11,7 +11,6 @@ use serde_json::{Map, Value, json};
 use super::{Loss, Metric, Task, tag};
 use crate::autograd::no_grad;
 use crate::error::{Error, Result};
-use crate::models::on_disk::CONFIG;
 use crate::models::{Classifier, Sentence};
 use crate::nn::Module;
 use crate::ops::{CrossEntropy, Reduction, cross_entropy};
@@ -19,7 +18,7 @@ use crate::tensor::Tensor;
 use crate::train::data::{Cursor, bucketed};
 use crate::train::metrics::Confusion;
 use crate::train::observer::{Figures, Header};
-use crate::train::pretrained::{Extras, WEIGHTS, read_adapter, write_adapter};
+use crate::train::pretrained::{Extras, read_labels, write_labels};
 use crate::train::report::{Cell, Report, Table};
 use crate::train::strategy::Strategy;
 
@@ -246,12 +245,19 @@ impl ClassifyTask {
         &*self.model
     }
 
-    fn config_json(&self) -> String {
+    /// Tokens, or words, of a text of the training set.
+    fn mean_length(&self) -> usize {
+        let all: u64 = self.train.texts.iter().map(tokens).sum();
+        (all as usize / self.train.len().max(1)).max(1)
+    }
+
+    /// What `config.json` says beside the model's own.
+    fn extra(&self) -> Map<String, Value> {
         let mut extra = Map::new();
         if self.model.kind() == "gpt" {
             extra.insert("pad_token_id".into(), self.pad_id.into());
         }
-        self.model.config_json(&extra)
+        extra
     }
 
     /// Evaluates the classifier as it is on other examples.
@@ -375,8 +381,7 @@ impl Task for ClassifyTask {
     }
 
     fn forward_flops_per_token(&self) -> u64 {
-        let all: u64 = self.train.texts.iter().map(tokens).sum();
-        let mean = (all as usize / self.train.len().max(1)).max(1);
+        let mean = self.mean_length();
         self.model.forward_flops(1, mean) / mean as u64
     }
 
@@ -390,7 +395,8 @@ impl Task for ClassifyTask {
 
     fn describe(&self, header: &mut Header) {
         header.title = format!("fine-tune {} (classify)", self.model.kind());
-        header.model = serde_json::from_str(&self.config_json()).unwrap_or_default();
+        header.model =
+            serde_json::from_str(&self.model.config_json(&self.extra())).unwrap_or_default();
         header.data.push(("train examples".into(), self.train.len() as u64));
         if let Some(valid) = &self.valid {
             header.data.push(("validation examples".into(), valid.len() as u64));
@@ -399,19 +405,15 @@ impl Task for ClassifyTask {
         if self.train.truncated > 0 {
             header.data.push(("texts cut to the longest length".into(), self.train.truncated));
         }
+        header.memory.activations = self.model.activations(self.batch, self.mean_length());
     }
 
     fn write_folder(&self, write: &mut dyn FnMut(&str, &[u8]) -> Result<()>) -> Result<()> {
         self.extras.write(write)?;
-        write(CONFIG, self.config_json().as_bytes())?;
-        write(WEIGHTS, &self.model.weights()?)?;
-        write_adapter(&*self.model, write)
+        write_labels(&*self.model, &self.extra(), write)
     }
 
     fn read_folder(&mut self, read: &dyn Fn(&str) -> Result<Vec<u8>>) -> Result<()> {
-        match read_adapter(&*self.model, &|| self.model.weights(), read)? {
-            true => Ok(()),
-            false => self.model.load_weights(&read(WEIGHTS)?, WEIGHTS),
-        }
+        read_labels(&*self.model, read)
     }
 }

@@ -10,12 +10,13 @@ use serde_json::{Map, Value, json};
 use super::{Loss, Metric, Task};
 use crate::autograd::no_grad;
 use crate::error::{Error, Result};
-use crate::models::tagger::{Sentence, Tagger, decode, losses};
+use crate::models::Sentence;
+use crate::models::tagger::{Tagger, decode, losses};
 use crate::nn::Module;
 use crate::text::rng::Rng;
 use crate::train::data::{Cursor, bucketed};
 use crate::train::observer::{Figures, Header};
-use crate::train::pretrained::{Extras, WEIGHTS, read_adapter, write_adapter};
+use crate::train::pretrained::{Extras, read_labels, write_labels};
 use crate::train::report::{Cell, Report, Table};
 use crate::train::spans::SpanScores;
 use crate::train::strategy::Strategy;
@@ -420,16 +421,10 @@ impl Task for TagTask {
         self.extras.write(write)?;
         let mut extra = Map::new();
         extra.insert("finetuning_task".into(), self.options.kind.name().into());
-        let config = self.tagger.config_json(&extra);
-        write(crate::models::on_disk::CONFIG, config.as_bytes())?;
-        write(WEIGHTS, &self.tagger.weights()?)?;
-        write_adapter(&self.tagger, write)
+        write_labels(&*self.tagger, &extra, write)
     }
 
     fn read_folder(&mut self, read: &dyn Fn(&str) -> Result<Vec<u8>>) -> Result<()> {
-        match read_adapter(&self.tagger, &|| self.tagger.weights(), read)? {
-            true => Ok(()),
-            false => self.tagger.load_weights(&read(WEIGHTS)?, WEIGHTS),
-        }
+        read_labels(&*self.tagger, read)
     }
 }
