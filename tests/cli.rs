@@ -5,26 +5,17 @@
 
 #[path = "cli/bench.rs"]
 mod bench;
+#[path = "common/folder.rs"]
+mod folder;
 #[path = "cli/tagging.rs"]
 mod tagging;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A folder of its own for a test, gone afterwards.
-struct Folder(PathBuf);
+use folder::Folder;
 
 impl Folder {
-    fn new() -> Folder {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("handloom-cli-{}-{n}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).unwrap();
-        Folder(path)
-    }
-
     fn path(&self, name: &str) -> String {
         self.0.join(name).display().to_string()
     }
@@ -49,12 +40,6 @@ impl Folder {
         walk(&self.0, &self.0, &mut out);
         out.sort();
         out
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 

@@ -2,31 +2,28 @@
 
 #![cfg(all(unix, feature = "cli"))]
 
+#[path = "common/folder.rs"]
+mod folder;
+
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use folder::Folder;
 use handloom::text::{TokenFile, Tokenizer, TokenizerKind, quiet};
 use handloom::train::checkpoint;
 use handloom::train::fsx::Disk;
 
-/// A folder of its own for a test, gone afterwards.
-struct Folder(PathBuf);
+/// A folder with a text to train on.
+fn with_text() -> Folder {
+    let folder = Folder::new();
+    let text = "the weaver sat at the loom and the shuttle ran from hand to hand. ".repeat(60);
+    std::fs::write(folder.0.join("text.txt"), text).unwrap();
+    folder
+}
 
 impl Folder {
-    fn new() -> Folder {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("handloom-proc-{}-{n}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).unwrap();
-        let text = "the weaver sat at the loom and the shuttle ran from hand to hand. ".repeat(60);
-        std::fs::write(path.join("text.txt"), text).unwrap();
-        Folder(path)
-    }
-
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_handloom"));
         command.args(args).current_dir(&self.0).env_remove("RUST_BACKTRACE");
@@ -56,12 +53,6 @@ impl Folder {
         let search = checkpoint::newest(&self.0.join(run), std::sync::Arc::new(Disk)).unwrap();
         assert!(search.damaged.is_empty(), "{:?}", search.damaged);
         search.newest.map(|checkpoint| checkpoint.step)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
@@ -106,7 +97,7 @@ fn code(output: &Output) -> Option<i32> {
 
 #[test]
 fn the_second_writer_is_refused_and_a_killed_one_leaves_no_lock() {
-    let folder = Folder::new();
+    let folder = with_text();
     let mut first = folder.start(&pretrain("run", ENDLESS));
     wait_for_checkpoint(&folder, "run");
     let pid = first.id().to_string();
@@ -126,7 +117,7 @@ fn the_second_writer_is_refused_and_a_killed_one_leaves_no_lock() {
 
 #[test]
 fn of_many_that_start_at_once_one_trains() {
-    let folder = Folder::new();
+    let folder = with_text();
     let args = pretrain("run", "200");
     let all: Vec<Child> = (0..6).map(|_| folder.start(&args)).collect();
     let all: Vec<Output> = all.into_iter().map(|c| c.wait_with_output().unwrap()).collect();
@@ -142,7 +133,7 @@ fn of_many_that_start_at_once_one_trains() {
 #[test]
 fn a_signal_saves_and_says_how_to_go_on() {
     for name in ["-INT", "-TERM", "-HUP"] {
-        let folder = Folder::new();
+        let folder = with_text();
         let child = folder.start(&pretrain("run", ENDLESS));
         wait_for_checkpoint(&folder, "run");
         signal(&child, name);
@@ -159,7 +150,7 @@ fn a_signal_saves_and_says_how_to_go_on() {
 #[test]
 fn a_signal_at_any_moment_of_a_save_loses_nothing() {
     // A checkpoint after every step: most of the time is spent in saving.
-    let folder = Folder::new();
+    let folder = with_text();
     let mut args = pretrain("run", ENDLESS);
     let every = args.iter().position(|arg| *arg == "--save-steps").unwrap();
     args[every + 1] = "1";
@@ -187,7 +178,7 @@ fn a_signal_at_any_moment_of_a_save_loses_nothing() {
 
 #[test]
 fn a_series_of_fine_tunings_stops_and_goes_on() {
-    let folder = Folder::new();
+    let folder = with_text();
     let mut csv = String::from("label,text\n");
     for i in 0..12 {
         csv += &format!("good,the loom sang {i}\nbad,the hand sat at the loom {i}\n");
@@ -227,7 +218,7 @@ fn a_series_of_fine_tunings_stops_and_goes_on() {
 
 #[test]
 fn a_data_file_that_shrinks_or_changes_ends_with_a_sentence() {
-    let folder = Folder::new();
+    let folder = with_text();
     let text = std::fs::read_to_string(folder.0.join("text.txt")).unwrap();
     let tokenizer = Tokenizer::train(TokenizerKind::Char, [text], quiet).unwrap();
     tokenizer.save(folder.0.join("tokenizer.json")).unwrap();
@@ -267,7 +258,7 @@ fn a_data_file_that_shrinks_or_changes_ends_with_a_sentence() {
 
 #[test]
 fn a_limit_on_file_sizes_is_an_error_and_not_a_death() {
-    let folder = Folder::new();
+    let folder = with_text();
     let whole = folder.run(&pretrain("run", "5"));
     assert_eq!(code(&whole), Some(0), "{}", said(&whole));
     // Blocks of 512 bytes, or of 1024 in some shells: enough for the small files, not for the weights.
@@ -294,7 +285,7 @@ fn a_limit_on_file_sizes_is_an_error_and_not_a_death() {
 
 #[test]
 fn a_closed_or_full_stdout_is_told_or_ignored() {
-    let folder = Folder::new();
+    let folder = with_text();
     let bash = |line: &str| {
         let mut command = Command::new("bash");
         command.args(["-c", line, env!("CARGO_BIN_EXE_handloom")]).current_dir(&folder.0);
@@ -352,7 +343,7 @@ impl Drop for Group {
 
 #[test]
 fn a_run_that_does_not_fit_is_refused_before_it_starts() {
-    let folder = Folder::new();
+    let folder = with_text();
     let refused = |output: &Output| {
         assert_eq!(code(output), Some(2), "{}", said(output));
         for word in ["weights", "optimi", "activations", "--batch-size"] {

@@ -7,6 +7,8 @@
 
 #![cfg(feature = "cli")]
 
+#[path = "../common/folder.rs"]
+mod folder;
 mod labelled;
 mod manifest;
 mod model_config;
@@ -23,6 +25,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use folder::Folder;
 use handloom::Error;
 
 /// How many cases all tests together must have.
@@ -31,29 +34,11 @@ static CASES: AtomicUsize = AtomicUsize::new(0);
 /// What was wrong with the refusals, all of it.
 static WRONG: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// A folder of its own for a test, gone afterwards.
-struct Folder(PathBuf);
-
 impl Folder {
-    fn new() -> Folder {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("handloom-bad-{}-{n}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).unwrap();
-        Folder(path)
-    }
-
     fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
         let path = self.0.join(name);
         std::fs::write(&path, bytes).unwrap();
         path
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
