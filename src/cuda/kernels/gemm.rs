@@ -210,26 +210,33 @@ impl Whole {
         (k.div_ceil(piece), piece)
     }
 
-    /// Calls `start(C, from one matrix of it to the next, grid, first of the batch, piece of k)` as often as it
-    /// takes, and adds the parts where k was cut.
-    fn run<T>(
+    /// Launches `name`, with `shared` bytes of shared memory, as often as it takes, and adds the parts where k was
+    /// cut; `operands(first)` are A and B from one of the batch on.
+    fn run<T, M: Pod>(
         &self,
+        (name, tile, shared): (&'static str, usize, usize),
         mut c: SliceMut<'_, T>,
-        tile: usize,
-        bias: bool,
-        start: impl Fn(Slice<T>, usize, Grid, usize, usize),
+        bias: Option<Slice<'_, T>>,
+        operands: impl Fn(usize) -> (M, M),
     ) {
-        let Whole { count, m, n, c_stride, .. } = *self;
-        let (splits, piece) = self.cut(tile, bias);
+        let Whole { count, m, n, k, ldc, c_stride, accumulate } = *self;
+        let start = |c: Slice<T>, c_stride: usize, z: usize, first: usize, piece: usize| {
+            let (a, b) = operands(first);
+            let (a, b) = (Arg::Bytes(bytemuck::bytes_of(&a)), Arg::Bytes(bytemuck::bytes_of(&b)));
+            let accumulate = u32::from(accumulate);
+            let arguments = args![c, c_stride, ldc, a, b, m, n, k, piece, accumulate, bias];
+            launch(name, self.grid(tile, z).shared(shared), arguments);
+        };
+        let (splits, piece) = self.cut(tile, bias.is_some());
         if splits > 1 {
             let Some(buffer) = scratch(c.gpu, splits * m * n * size_of::<T>()) else { return };
             let parts = buffer.slice::<T>(0, splits * m * n);
-            start(parts, m * n, self.grid(tile, splits), 0, piece);
+            start(parts, m * n, splits, 0, piece);
             return reduce::add_rows(c, parts, splits, m * n);
         }
         for first in (0..count).step_by(MOST) {
             let some = MOST.min(count - first);
-            start(c.from(first * c_stride).read(), c_stride, self.grid(tile, some), first, 0);
+            start(c.from(first * c_stride).read(), c_stride, some, first, 0);
         }
     }
 
@@ -240,19 +247,13 @@ impl Whole {
         (b, b_stride): (Mat<'_, T>, usize),
         epilogue: Epilogue<'_, T>,
     ) {
-        let Whole { m, n, k, ldc, accumulate, .. } = *self;
-        if k > 0 && (a.data.gpu.is_none() || b.data.gpu.is_none()) {
+        if self.k > 0 && (a.data.gpu.is_none() || b.data.gpu.is_none()) {
             return launch("gemm", Grid::rows(1), &[Arg::Elsewhere]);
         }
-        let bias = epilogue.bias();
         // The large tile needs enough of C to keep the device busy.
         let (name, tile) = if self.tiles(128) >= 96 { ("gemm_128", 128) } else { ("gemm_64", 64) };
-        self.run(c, tile, bias.is_some(), |c, c_stride, grid, first, piece| {
-            let (a, b) = (Matrix::new(&a, a_stride, first), Matrix::new(&b, b_stride, first));
-            let (a, b) = (Arg::Bytes(bytemuck::bytes_of(&a)), Arg::Bytes(bytemuck::bytes_of(&b)));
-            let accumulate = u32::from(accumulate);
-            let arguments = args![c, c_stride, ldc, a, b, m, n, k, piece, accumulate, bias];
-            launch(name, grid, arguments);
+        self.run((name, tile, 0), c, epilogue.bias(), |first| {
+            (Matrix::new(&a, a_stride, first), Matrix::new(&b, b_stride, first))
         });
     }
 
@@ -263,8 +264,7 @@ impl Whole {
         (b, b_stride): (Mat<'_, T>, usize),
         epilogue: Epilogue<'_, T>,
     ) {
-        let Whole { count, m, n, k, ldc, accumulate, .. } = *self;
-        let bias = epilogue.bias();
+        let Whole { count, m, n, k, .. } = *self;
         let name = match (a.rows_are_dense(), b.rows_are_dense()) {
             (true, true) => "gemm_bf16_nn",
             (true, false) => "gemm_bf16_nt",
@@ -273,13 +273,9 @@ impl Whole {
         };
         let Some((a, _a)) = pack(&a, a_stride, count, m, k) else { return };
         let Some((b, _b)) = pack(&b, b_stride, count, k, n) else { return };
-        self.run(c, 128, bias.is_some(), |c, c_stride, grid, first, piece| {
+        self.run((name, 128, STAGES), c, epilogue.bias(), |first| {
             let at = |x: Packed| Packed { data: x.data + 2 * first as u64 * x.batch, ..x };
-            let (a, b) = (at(a), at(b));
-            let (a, b) = (Arg::Bytes(bytemuck::bytes_of(&a)), Arg::Bytes(bytemuck::bytes_of(&b)));
-            let accumulate = u32::from(accumulate);
-            let arguments = args![c, c_stride, ldc, a, b, m, n, k, piece, accumulate, bias];
-            launch(name, grid.shared(STAGES), arguments);
+            (at(a), at(b))
         });
     }
 }
