@@ -286,6 +286,20 @@ fn lines_prompts_and_beams() {
         let text = line["text"].as_str().unwrap();
         assert_eq!(generate(&["--prompt", prompt]), format!("{prompt}{text}\n"));
     }
+    // The end of a line ends the text, here and for programs that read the folder.
+    let json = |name: &str| -> serde_json::Value {
+        serde_json::from_slice(&std::fs::read(folder.path(name)).unwrap()).unwrap()
+    };
+    let line_feed = &json("run/best/tokenizer.json")["model"]["vocab"]["\n"];
+    assert!(line_feed.is_u64());
+    assert_eq!(json("run/best/config.json")["eos_token_id"], *line_feed);
+    for seed in ["1", "2", "3"] {
+        assert_eq!(
+            generate(&["--seed", seed]).trim_matches('\n').lines().count(),
+            1,
+            "seed {seed}"
+        );
+    }
     assert_eq!(generate(&["--prompt", "an", "ann", "--json"]), both);
     let beams = generate(&["--prompt", "an", "--num-beams", "3", "--stop", "\n"]);
     assert!(beams.starts_with("an") && beams.lines().count() == 1, "{beams}");

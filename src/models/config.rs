@@ -53,6 +53,8 @@ pub struct GptConfig {
     pub initializer_range: f64,
     /// Whether the output layer is the embedding table.
     pub tie_word_embeddings: bool,
+    /// The token that ends a text, where the configuration names one.
+    pub eos_token_id: Option<u32>,
 }
 
 impl Default for GptConfig {
@@ -71,6 +73,7 @@ impl Default for GptConfig {
             layer_norm_epsilon: 1e-5,
             initializer_range: 0.02,
             tie_word_embeddings: true,
+            eos_token_id: None,
         }
     }
 }
@@ -165,6 +168,9 @@ pub struct RnnConfig {
     pub type_vocab_size: usize,
     /// How many tokens are trained on at once.
     pub context_length: usize,
+    /// The token that ends a text, where the configuration names one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eos_token_id: Option<u32>,
 }
 
 /// Which recurrence a [`RnnConfig`] means.
@@ -204,6 +210,7 @@ impl Default for RnnConfig {
             tie_word_embeddings: false,
             type_vocab_size: 0,
             context_length: 64,
+            eos_token_id: None,
         }
     }
 }
@@ -229,6 +236,25 @@ impl RnnConfig {
 const MOST: usize = 1 << 31;
 
 impl ModelConfig {
+    /// The token that ends a text, where the configuration names one of its vocabulary.
+    pub fn eos_token_id(&self) -> Option<u32> {
+        let named = match self {
+            ModelConfig::Gpt(c) => c.eos_token_id,
+            ModelConfig::Bert(_) => None,
+            ModelConfig::Rnn(c) => c.eos_token_id,
+        };
+        named.filter(|&id| (id as usize) < self.vocab_size())
+    }
+
+    /// Names the token that ends a text, which an encoder does not have.
+    pub fn set_eos_token_id(&mut self, id: Option<u32>) {
+        match self {
+            ModelConfig::Gpt(c) => c.eos_token_id = id,
+            ModelConfig::Bert(_) => {}
+            ModelConfig::Rnn(c) => c.eos_token_id = id,
+        }
+    }
+
     /// `gpt`, `bert`, `rnn`, `lstm` or `gru`: the name on the command line.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -480,7 +506,9 @@ impl ModelConfig {
                         return unsupported(key);
                     }
                 }
-                let object = renamed(object, &[("n_ctx", "n_positions")]);
+                let mut object = renamed(object, &[("n_ctx", "n_positions")]);
+                // Other programs may list several.
+                object.retain(|key, value| key != "eos_token_id" || value.is_u64());
                 ModelConfig::Gpt(parse(object)?)
             }
             "bert" => {

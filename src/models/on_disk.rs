@@ -129,9 +129,8 @@ pub fn config_text(config: &ModelConfig, extra: &Map<String, Value>) -> String {
     object.insert("architectures".into(), json!([architecture]));
     object.extend(config.to_json());
     if let ModelConfig::Gpt(_) = config {
-        // The class would otherwise fill in ids of its own large vocabulary.
+        // The class would otherwise fill in an id of its own large vocabulary, as for the end where none is named.
         object.insert("bos_token_id".into(), Value::Null);
-        object.insert("eos_token_id".into(), Value::Null);
     }
     object.insert("dtype".into(), "float32".into());
     object.extend(extra.iter().map(|(key, value)| (key.clone(), value.clone())));

@@ -257,7 +257,7 @@ pub(super) fn lines(
 
 /// What a line begins after and ends with, for a model that predicts the next token: the end of a text,
 /// a line feed, or the frame of an encoder.
-fn ends(tokenizer: &Tokenizer) -> Option<(u32, u32)> {
+pub(super) fn ends(tokenizer: &Tokenizer) -> Option<(u32, u32)> {
     let end = tokenizer.eos_id().or_else(|| tokenizer.token_to_id("\n"));
     end.map(|end| (end, end)).or_else(|| tokenizer.cls_id().zip(tokenizer.sep_id()))
 }

@@ -233,9 +233,11 @@ mod with_tokenizer {
         on_text: &mut dyn FnMut(&str),
     ) -> Result<Generation> {
         let mut ids = tokenizer.encode(prompt)?;
-        if ids.is_empty() {
-            // Begin as after the end of a text, or of a line.
-            ids.push(tokenizer.eos_id().or_else(|| tokenizer.token_to_id("\n")).unwrap_or(0));
+        let end = tokenizer.eos_id().or(model.config().eos_token_id());
+        // Begin as after the end of a text, or of a line. A model that has learnt lines ends with such an end and has
+        // never seen a text begin without one.
+        if ids.is_empty() || tokenizer.eos_id().is_none() && end.is_some() {
+            ids.insert(0, end.or_else(|| tokenizer.token_to_id("\n")).unwrap_or(0));
         }
         let (mut text, mut tokens) = (String::new(), 0);
         let mut decoder = tokenizer.decode_stream();
@@ -249,7 +251,7 @@ mod with_tokenizer {
                 on_text(piece);
             }
         };
-        let finish = write_ids(model, &ids, options, tokenizer.eos_id(), &mut |id| {
+        let finish = write_ids(model, &ids, options, end, &mut |id| {
             tokens += 1;
             let (piece, stop) = watch.push(&decoder.push(id)?);
             show(&piece);

@@ -216,7 +216,10 @@ impl Job {
             }
             None => {
                 let vocab = tokenizer.vocab_size();
-                let shape = config.shape.config(&config.model, &config.size, vocab)?;
+                let mut shape = config.shape.config(&config.model, &config.size, vocab)?;
+                if config.line_by_line {
+                    shape.set_eos_token_id(corpus::ends(&tokenizer).map(|(_, end)| end));
+                }
                 fits(&shape)?;
                 models::build(&shape, config.trainer.seed)?
             }
@@ -394,16 +397,23 @@ fn make_tokenizer(config: &PretrainConfig, control: &mut Control<'_>) -> Result<
     Tokenizer::train_files(kind, &TrainOptions::default(), &config.train, encoding, progress)
 }
 
-/// Writes a sample after each evaluation.
+/// Writes a sample after each evaluation: a text, or as many lines as there is room for.
 fn sampler(config: &PretrainConfig, tokenizer: Arc<Tokenizer>) -> super::tasks::lm::Sampler {
     let prompt = config.sample_prompt.clone();
-    let options = GenerateOptions {
-        max_new_tokens: config.sample_length,
-        seed: config.trainer.seed,
-        ..GenerateOptions::default()
-    };
+    let (length, seed, lines) = (config.sample_length, config.trainer.seed, config.line_by_line);
     Box::new(move |model| {
-        let written = write_text(model, &tokenizer, &prompt, &options, &mut |_| {})?;
-        Ok(format!("{}{}", written.prompt, written.text))
+        let (mut text, mut left, mut seed) = (String::new(), length, seed);
+        while left > 0 {
+            let options =
+                GenerateOptions { max_new_tokens: left, seed, ..GenerateOptions::default() };
+            let written = write_text(model, &tokenizer, &prompt, &options, &mut |_| {})?;
+            text += &format!("{}{}", written.prompt, written.text);
+            if !lines {
+                break;
+            }
+            text.push('\n');
+            (left, seed) = (left.saturating_sub(written.tokens + 1), seed.wrapping_add(1));
+        }
+        Ok(text)
     })
 }
