@@ -182,7 +182,12 @@ impl Observer for Console {
             return;
         }
         // Twenty milliseconds, spent once: after it every step can say how much of this machine it uses.
-        self.peak = machine::peak_flops(Duration::from_millis(20));
+        let setting = |key: &str| header.config.get(key).and_then(Value::as_str).unwrap_or("");
+        let pairs = setting("precision") == "bf16" || setting("matmul_precision") == "medium";
+        self.peak = match setting("device").starts_with("cuda") {
+            true => None,
+            false => machine::peak_flops(Duration::from_millis(20), pairs),
+        };
         note(bold(To::Stderr, &header.title));
         if !header.model.is_null() {
             self.label("model", model_words(&header.model));

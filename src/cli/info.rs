@@ -26,7 +26,7 @@ impl Info {
         let wanted = std::env::var("HANDLOOM_ISA").ok().filter(|w| !w.is_empty() && w != used);
         let threads = rayon::current_num_threads();
         let memory = machine::memory();
-        let peak = machine::peak_flops(Duration::from_millis(50));
+        let peak = machine::peak_flops(Duration::from_millis(50), false);
         let (gpus, no_gpu) = machine::gpus();
         let features = if cfg!(feature = "cuda") { vec!["cli", "cuda"] } else { vec!["cli"] };
         let build = if cfg!(debug_assertions) { "debug (slow; add --release)" } else { "release" };

@@ -59,22 +59,22 @@ pub fn isa_levels() -> (Vec<&'static str>, &'static str) {
     (available_levels().into_iter().map(Level::name).collect(), level().name())
 }
 
-/// Measured peak of f32 multiply-adds over all threads of the pool, in FLOP/s (an addition and a
-/// multiplication count as two). Takes about `time`; None when nothing could be measured.
+/// Measured peak of multiply-adds over all threads of the pool, in FLOP/s (an addition and a
+/// multiplication count as two): of f32, or with `pairs` of bf16 where the machine multiplies it. Takes about `time`;
+/// None when nothing could be measured.
 ///
 /// The "share of peak" of a training step is its FLOPs over this figure, so it says how much of
 /// *this* machine the step uses, not how it compares to a data sheet.
-pub fn peak_flops(time: Duration) -> Option<f64> {
+pub fn peak_flops(time: Duration, pairs: bool) -> Option<f64> {
     let rates = rayon::broadcast(|_| {
         let start = Instant::now();
-        let mut flops = 0.0;
         let mut best: f64 = 0.0;
         // The best of short slices: a slice that the scheduler broke says nothing about the core.
         while start.elapsed() < time {
             let slice = Instant::now();
-            flops += roof::multiply_adds(20_000);
+            let halves = if pairs { roof::multiply_adds_bf16(20_000) } else { None };
+            let flops = halves.unwrap_or_else(|| roof::multiply_adds(20_000));
             best = best.max(flops / slice.elapsed().as_secs_f64());
-            flops = 0.0;
         }
         best
     });
@@ -91,6 +91,6 @@ mod tests {
         assert!(!cpu().is_empty());
         let (levels, used) = isa_levels();
         assert!(levels.contains(&used));
-        assert!(peak_flops(Duration::from_millis(5)).unwrap() > 1e8);
+        assert!(peak_flops(Duration::from_millis(5), false).unwrap() > 1e8);
     }
 }
