@@ -59,7 +59,7 @@ struct Flags {
     /// Language models: tokens of a window [default: the model's]
     #[arg(long, value_name = "N", value_parser = count)]
     context_length: Option<usize>,
-    /// Classifiers: cut texts to this many tokens
+    /// Classifiers and taggers: cut texts to this many tokens
     #[arg(long, value_name = "N", value_parser = count)]
     max_length: Option<usize>,
     /// Threads; the result does not depend on it [default: one a core]

@@ -80,7 +80,7 @@ struct Flags {
     #[command(flatten)]
     #[serde(flatten)]
     columns: ColumnFlags,
-    /// Cut texts to this many tokens [default: what the model reads, 256 at most]
+    /// Cut texts to this many tokens [default: what the model reads, 256 at most; taggers of words: 4096]
     #[arg(long, value_name = "N", value_parser = count, help_heading = "Data")]
     max_length: Option<usize>,
     /// Train on this many rows only, as many of each class as can be

@@ -20,8 +20,9 @@ use crate::text::rng::shuffled;
 use crate::text::srl::SrlSet;
 use crate::text::{Encoding, Tokenizer, WordVocabulary};
 
-/// Words of a sentence that a word tagger reads.
-const LONGEST_SENTENCE: usize = 512;
+/// Words of a sentence that a word tagger reads unless told otherwise. A list of two thousand names is a sentence in
+/// some corpora; what is longer is hardly one.
+pub const LONGEST_SENTENCE: usize = 4096;
 
 /// A sentence of a label file.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -180,7 +181,12 @@ pub enum TagReader {
         max_length: usize,
     },
     /// As words with their characters.
-    Words(WordVocabulary),
+    Words {
+        /// The words and characters that are known.
+        vocabulary: WordVocabulary,
+        /// Words that are read.
+        max_length: usize,
+    },
 }
 
 impl TagReader {
@@ -190,11 +196,11 @@ impl TagReader {
     /// When the tokenizer cannot express a word, or a predicate is wanted and missing.
     pub fn encode(&self, words: &[String], predicate: Option<usize>) -> Result<Sentence> {
         match self {
-            TagReader::Words(vocabulary) => {
+            TagReader::Words { vocabulary, max_length } => {
                 if vocabulary.wants_predicate() && predicate.is_none() {
                     return Err(Error::Data("the tagger of roles needs a predicate".into()));
                 }
-                let words = &words[..words.len().min(LONGEST_SENTENCE)];
+                let words = &words[..words.len().min(*max_length)];
                 Ok(words_as_read(vocabulary, words, predicate))
             }
             TagReader::Pieces { tokenizer, max_length } => {
@@ -228,7 +234,9 @@ impl TagReader {
             TagReader::Pieces { tokenizer, max_length } => {
                 Extras::tokenizer(tokenizer, *max_length)
             }
-            TagReader::Words(vocabulary) => Extras::new().with(VOCABULARY, &vocabulary.to_json()),
+            TagReader::Words { vocabulary, .. } => {
+                Extras::new().with(VOCABULARY, &vocabulary.to_json())
+            }
         }
     }
 }
@@ -246,8 +254,8 @@ pub fn tagging_task(dir: &Path) -> Result<Option<TagKind>> {
     })
 }
 
-/// Opens a tagger with its reader from a model or run folder. Pieces are cut to `max_length`, by default to
-/// what the body reads, 256 at most.
+/// Opens a tagger with its reader from a model or run folder. Sentences are cut to `max_length` pieces, by default to
+/// what the body reads, 256 at most; or to that many words, [`LONGEST_SENTENCE`] by default.
 ///
 /// # Errors
 /// When something is missing, damaged or does not fit.
@@ -265,7 +273,8 @@ pub fn open(
     let tagger = open_tagger(&dir)?;
     if tagger.kind() == word_tagger::MODEL_TYPE {
         let vocabulary = WordVocabulary::open(&dir.join(VOCABULARY))?;
-        return Ok((tagger, TagReader::Words(vocabulary), kind));
+        let max_length = max_length.unwrap_or(LONGEST_SENTENCE);
+        return Ok((tagger, TagReader::Words { vocabulary, max_length }, kind));
     }
     let tokenizer = Arc::new(open_tokenizer(&dir)?);
     let (config, _) = read_config(&dir)?;

@@ -225,19 +225,23 @@ mod tests {
             (0..len).map(|i| ((i * by % 23) as f32 - 11.0) * 0.5).collect()
         };
         for (m, n, k) in [(17, 33, 31), (64, 64, 64), (100, 70, 300), (300, 520, 513)] {
-            let (a, b) = (numbers(m * k, 7), numbers(k * n, 5));
+            let (a, b) = (numbers(2 * m * k, 7), numbers(2 * k * n, 5));
             let bias = numbers(n, 3);
-            for (a_turned, b_turned) in [(false, false), (false, true), (true, false)] {
-                let mat = |data, rows, cols, turned: bool| {
-                    let (row_stride, col_stride) = if turned { (1, rows) } else { (cols, 1) };
+            for (a_lies, b_lies) in ["nn", "nt", "tn", "ss", "ns"].map(|way| way.split_at(1)) {
+                let mat = |data, rows, cols, lies: &str| {
+                    let (row_stride, col_stride) = match lies {
+                        "n" => (cols, 1),
+                        "t" => (1, rows),
+                        _ => (2 * cols, 2), // every other element
+                    };
                     Mat { data, row_stride, col_stride }
                 };
-                let (a, b) = (mat(&a, m, k, a_turned), mat(&b, k, n, b_turned));
+                let (a, b) = (mat(&a, m, k, a_lies), mat(&b, k, n, b_lies));
                 let (mut want, mut got) = (numbers(m * n, 9), numbers(m * n, 9));
                 let bias = Epilogue::Bias(&bias);
                 gemm(&mut want, n, a, b, m, n, k, true, bias);
                 gemm_at(Precision::Medium, &mut got, n, a, b, m, n, k, true, bias);
-                assert_eq!(got, want, "{m} × {n} × {k}, {a_turned} {b_turned}");
+                assert_eq!(got, want, "{m} × {n} × {k}, {a_lies}{b_lies}");
             }
         }
     }

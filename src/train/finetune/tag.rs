@@ -16,7 +16,7 @@ use crate::train::control::Control;
 use crate::train::pretrained::Extras;
 use crate::train::report::Report;
 use crate::train::strategy::Strategy;
-use crate::train::tagging::{TagReader, TagSet};
+use crate::train::tagging::{LONGEST_SENTENCE, TagReader, TagSet};
 use crate::train::tasks::Task;
 use crate::train::tasks::tag::{self, TagKind, TagOptions, TagTask};
 
@@ -126,7 +126,8 @@ fn prepare<'a>(
 fn words<'a>(config: &FinetuneConfig, train: &TagSet) -> Result<(Encoder<'a>, TagReader)> {
     let sentences = train.rows.iter().map(|row| (row.words.as_slice(), row.predicate));
     let (start, vocabulary) = WordStart::new(config, sentences, false)?;
-    Ok((Encoder::Words(start), TagReader::Words(vocabulary)))
+    let max_length = config.max_length.unwrap_or(LONGEST_SENTENCE);
+    Ok((Encoder::Words(start), TagReader::Words { vocabulary, max_length }))
 }
 
 /// A tagger on a language model's body.
