@@ -249,6 +249,7 @@ fn part<T: Real>(
                     b_width: tile.1,
                     b_panel: if pack_b { tile.1 * steps } else { tile.1 },
                     b_padded: pack_b,
+                    b_far: share_b,
                     c: p.c.pointer(p.at + i * p.ldc + j),
                     ldc: p.ldc,
                     m: rows,

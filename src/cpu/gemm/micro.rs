@@ -59,6 +59,8 @@ pub(super) struct Block<'a, T> {
     pub(super) b_panel: usize,
     /// Whether the last panel of B is filled up to whole vectors, so that it may be read past column n.
     pub(super) b_padded: bool,
+    /// Whether panels of B come from far away, and the next one is worth asking for while one is used.
+    pub(super) b_far: bool,
     /// Row 0, column 0 of C.
     pub(super) c: *mut T,
     /// From one row of C to the next.
@@ -90,6 +92,7 @@ impl<'a, T: Real> Block<'a, T> {
             b_width: self.b_width,
             b_panel: self.b_panel,
             b_padded: self.b_padded,
+            b_far: self.b_far,
             c: self.c.cast(),
             ldc: self.ldc,
             m: self.m,
@@ -271,30 +274,56 @@ unsafe fn tile<
 ) {
     let a_row = if UNIT { 1 } else { block.a_row };
     let mut sums = [[V::zero(); N]; R];
-    let (mut a, mut b) = (a, b);
-    for _ in 0..block.k {
-        let mut row = [V::zero(); N];
-        for (v, vector) in row.iter_mut().enumerate() {
-            // SAFETY: row k of B has N vectors here, or `cols` elements.
-            *vector = unsafe {
-                if PART {
-                    V::load_part(std::slice::from_raw_parts(b, cols))
-                } else {
-                    V::load_ptr(b.add(v * LANES))
-                }
-            };
-        }
-        each_row!(r < R {
-            // SAFETY: A has R rows.
-            let x = V::splat(unsafe { *a.add(r * a_row) });
-            for v in 0..N {
-                sums[r][v] = S::step(x, row[v], sums[r][v]);
-            }
-        });
-        a = a.wrapping_add(block.a_col);
-        b = b.wrapping_add(block.b_row);
-    }
     let c = block.c.wrapping_add(i * block.ldc + j);
+    let mut ahead = b.wrapping_add(block.b_panel);
+    // Lines of the next panel for each row of a tile: all tiles of this column ask for their share.
+    let mut share = 0;
+    if block.b_far {
+        share = (block.k * N).div_ceil(block.m.div_ceil(block.a_width) * R);
+        ahead = ahead.wrapping_add(i / block.a_width * R * share * LANES);
+    }
+    let (mut a, mut b) = (a, b);
+    // The way along k has a leg for each row of C: before it, that row is asked for, which is needed at the
+    // end and far away by then, and lines of the next panel. All at once they would fill the line buffers that
+    // A and B need. The last two legs are for the last rows to arrive.
+    let (legs, leg) = if block.k >= 4 * R { (R, block.k / (R + 2)) } else { (0, 0) };
+    for r in 0..=legs {
+        let mut steps = block.k - legs * leg;
+        if r < legs {
+            steps = leg;
+            let row = c.wrapping_add(r * block.ldc);
+            for v in 0..N {
+                V::prefetch(row.wrapping_add(v * LANES));
+            }
+            V::prefetch(row.wrapping_add(N * LANES - 1));
+            for _ in 0..share {
+                V::prefetch(ahead);
+                ahead = ahead.wrapping_add(LANES);
+            }
+        }
+        for _ in 0..steps {
+            let mut row = [V::zero(); N];
+            for (v, vector) in row.iter_mut().enumerate() {
+                // SAFETY: row k of B has N vectors here, or `cols` elements.
+                *vector = unsafe {
+                    if PART {
+                        V::load_part(std::slice::from_raw_parts(b, cols))
+                    } else {
+                        V::load_ptr(b.add(v * LANES))
+                    }
+                };
+            }
+            each_row!(r < R {
+                // SAFETY: A has R rows.
+                let x = V::splat(unsafe { *a.add(r * a_row) });
+                for v in 0..N {
+                    sums[r][v] = S::step(x, row[v], sums[r][v]);
+                }
+            });
+            a = a.wrapping_add(block.a_col);
+            b = b.wrapping_add(block.b_row);
+        }
+    }
     if cols < N * LANES {
         let mut tile = [[V::zero(); N]; R];
         each_row!(r < R { tile[r] = sums[r]; });

@@ -126,8 +126,8 @@ pub enum Precision {
     /// As exact as f32 to the eye of a gradient, by splitting f32 into several bf16 where a machine
     /// multiplies matrices of bf16 many times faster. No such kernel is here yet: this is `Highest`.
     High,
-    /// Operands rounded to bf16 (8 bits), sums in f32, where the machine has instructions for it;
-    /// elsewhere as `Highest`.
+    /// Operands rounded to bf16 (8 bits), sums in f32, where the machine has instructions that do it faster
+    /// than f32; elsewhere as `Highest`.
     Medium,
 }
 
@@ -173,7 +173,7 @@ pub fn gemm_at<T: Real>(
     let pairs = precision == Precision::Medium
         && m.min(n).min(k) > 1
         && work >= PAIRS_FROM
-        && bf16::available::<T>();
+        && bf16::pays::<T>();
     product(pairs, c, 0, ldc, (a, 0), (b, 0), 1, m, n, k, accumulate, epilogue);
 }
 
