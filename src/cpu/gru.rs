@@ -31,11 +31,11 @@ pub fn forward<T: Real>(
     h: usize,
     reverse: bool,
 ) {
-    let sequence = Sequence { t, b, h, reverse };
+    let sequence = Sequence::new(t, b, h, reverse);
     let wide = 3 * h;
     scratch::with(Weights::<T>::room(&sequence, h, wide), |packed| {
         let w = Weights::forward(packed, &sequence, w, 3);
-        let slice = sequence.slice();
+        let slice = sequence.slice;
         let outputs = [
             Strips { data: y, row: b * h, width: slice * h },
             Strips { data: gates, row: b * 4 * h, width: slice * 4 * h },
@@ -123,7 +123,7 @@ pub fn backward<T: Real>(
     h: usize,
     reverse: bool,
 ) {
-    let sequence = Sequence { t, b, h, reverse };
+    let sequence = Sequence::new(t, b, h, reverse);
     let wide = 3 * h;
     start(dh0, dh_n);
     let (rz_room, n_room) =
@@ -133,7 +133,7 @@ pub fn backward<T: Real>(
         let (n_packed, da_n) = room.split_at_mut(n_room);
         let w_rz = Weights::backward(rz_packed, &sequence, w, 0, 2);
         let w_n = Weights::backward(n_packed, &sequence, w, 2, 1);
-        let slice = sequence.slice();
+        let slice = sequence.slice;
         let outputs = [
             Strips { data: &mut *dgx, row: b * wide, width: slice * wide },
             Strips { data: dh0, row: b * h, width: slice * h },

@@ -34,11 +34,11 @@ pub fn forward<T: Real>(
     h: usize,
     reverse: bool,
 ) {
-    let sequence = Sequence { t, b, h, reverse };
+    let sequence = Sequence::new(t, b, h, reverse);
     let wide = 4 * h;
     scratch::with(Weights::<T>::room(&sequence, h, wide), |packed| {
         let w = Weights::forward(packed, &sequence, w, 4);
-        let slice = sequence.slice();
+        let slice = sequence.slice;
         let outputs = [
             Strips { data: y, row: b * h, width: slice * h },
             Strips { data: c, row: b * h, width: slice * h },
@@ -133,13 +133,13 @@ pub fn backward<T: Real>(
     h: usize,
     reverse: bool,
 ) {
-    let sequence = Sequence { t, b, h, reverse };
+    let sequence = Sequence::new(t, b, h, reverse);
     let wide = 4 * h;
     start(dh0, dh_n);
     start(dc0, dc_n);
     scratch::with(Weights::<T>::room(&sequence, wide, h), |packed| {
         let w = Weights::backward(packed, &sequence, w, 0, 4);
-        let slice = sequence.slice();
+        let slice = sequence.slice;
         let outputs = [
             Strips { data: &mut *dgx, row: b * wide, width: slice * wide },
             Strips { data: dh0, row: b * h, width: slice * h },

@@ -4,8 +4,8 @@
 //!
 //! All of x W_ihᵀ is one large product before the sequence begins, and dW_hh is one after it has ended.
 //! What has to happen step by step is `h_{t−1} W_hhᵀ`: a small product with the same matrix every time. So
-//! W_hh is packed once ([`Weights`]), and the rows of the batch, which never meet, are cut into slices of
-//! at most [`SLICE`] rows. A thread takes a slice through all of time without waiting for the others:
+//! W_hh is packed once ([`Weights`]), and the rows of the batch, which never meet, are cut into slices, one
+//! for each thread. A thread takes a slice through all of time without waiting for the others:
 //!
 //! ```text
 //!            t = 0      1      2   …
@@ -13,15 +13,15 @@
 //! slice 1   [product, gates] [product, gates] …      thread 1
 //! ```
 //!
-//! The slices depend on the batch alone, and no sum crosses them.
+//! No sum crosses the slices, so the bits do not depend on them. They are as high as they may be: each reads all of
+//! W_hh at every step, and 4 MB (512 units of an LSTM) come from beyond the second cache.
 
 use super::gemm::{Epilogue, Mat, Panels, gemm};
 use super::reduce::{self, Reduce};
 use super::simd::{Real, Strip};
 
-/// Rows of a slice at most: enough to use W_hh several times once it is loaded (sixteen measured no
-/// faster), few enough that a batch of 32 keeps four threads at work.
-const SLICE: usize = 8;
+/// Rows of a slice at most: what a slice writes in a step should stay in the first cache.
+const SLICE: usize = 32;
 
 /// The shape of a sequence and the order of its steps.
 #[derive(Clone, Copy)]
@@ -34,29 +34,31 @@ pub(super) struct Sequence {
     pub(super) h: usize,
     /// Whether the last step of time comes first.
     pub(super) reverse: bool,
+    /// Rows of a slice of the batch.
+    pub(super) slice: usize,
 }
 
 impl Sequence {
+    /// A sequence of `t` steps of `b` rows, cut for the threads that are here.
+    pub(super) fn new(t: usize, b: usize, h: usize, reverse: bool) -> Sequence {
+        let slice = b.div_ceil(rayon::current_num_threads()).next_multiple_of(4).clamp(4, SLICE);
+        Sequence { t, b, h, reverse, slice }
+    }
+
     /// The time of step `i`, and the time of the step before it.
     pub(super) fn times(&self, i: usize) -> (usize, Option<usize>) {
         let time = |i: usize| if self.reverse { self.t - 1 - i } else { i };
         (time(i), i.checked_sub(1).map(time))
     }
 
-    /// Rows of a slice of the batch: two slices or more, of at most [`SLICE`] rows.
-    pub(super) fn slice(&self) -> usize {
-        self.b.div_ceil(2).next_multiple_of(4).clamp(4, SLICE)
-    }
-
     /// How many slices there are; none where there is nothing to compute.
     pub(super) fn slices(&self) -> usize {
-        if self.h == 0 { 0 } else { self.b.div_ceil(self.slice()) }
+        if self.h == 0 { 0 } else { self.b.div_ceil(self.slice) }
     }
 
     /// The rows of the batch in slice `i`.
     pub(super) fn rows(&self, i: usize) -> std::ops::Range<usize> {
-        let slice = self.slice();
-        i * slice..self.b.min((i + 1) * slice)
+        i * self.slice..self.b.min((i + 1) * self.slice)
     }
 
     /// Of x `[t, b, width]` the rows of a slice at time `time`.
@@ -85,7 +87,7 @@ impl Sequence {
         y: &[T],
         h0: &[T],
     ) {
-        let Sequence { t, b, h, reverse } = *self;
+        let Sequence { t, b, h, reverse, .. } = *self;
         let (m, later) = (gates * h, t.saturating_sub(1));
         // In time, y lies one step before dz, or after it in reverse.
         let (dz_from, y_from) = if reverse { (0, 1) } else { (1, 0) };

@@ -38,10 +38,10 @@ pub fn forward<T: Real>(
     nonlinearity: Nonlinearity,
     reverse: bool,
 ) {
-    let sequence = Sequence { t, b, h, reverse };
+    let sequence = Sequence::new(t, b, h, reverse);
     scratch::with(Weights::<T>::room(&sequence, h, h), |packed| {
         let w = Weights::forward(packed, &sequence, w, 1);
-        let outputs = [Strips { data: y, row: b * h, width: sequence.slice() * h }];
+        let outputs = [Strips { data: y, row: b * h, width: sequence.slice * h }];
         for_strips(outputs, sequence.slices(), sequence.work(1), |slice, [mut y]| {
             let rows = sequence.rows(slice);
             for step in 0..t {
@@ -107,11 +107,11 @@ pub fn backward<T: Real>(
     nonlinearity: Nonlinearity,
     reverse: bool,
 ) {
-    let sequence = Sequence { t, b, h, reverse };
+    let sequence = Sequence::new(t, b, h, reverse);
     start(dh0, dh_n);
     scratch::with(Weights::<T>::room(&sequence, h, h), |packed| {
         let w = Weights::backward(packed, &sequence, w, 0, 1);
-        let width = sequence.slice() * h;
+        let width = sequence.slice * h;
         let outputs = [
             Strips { data: &mut *dgx, row: b * h, width },
             Strips { data: dh0, row: b * h, width },

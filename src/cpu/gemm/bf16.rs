@@ -282,7 +282,7 @@ mod tests {
             first = product();
             for threads in 1..=4 {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-                let again = pool.install(|| at_level(level, || product()));
+                let again = pool.install(|| at_level(level, product));
                 assert!(again == first, "{threads} threads at {level:?}");
             }
         });

@@ -78,7 +78,7 @@ impl<'a, T: Real> Panels<'a, T> {
                 b_width: self.width,
                 b_panel: self.width * depth,
                 b_padded: true,
-                b_far: false,
+                b_far: true,
                 c,
                 ldc: n,
                 m,

@@ -12,16 +12,18 @@ pub fn available() -> bool {
 /// Whether it does more arithmetic in a second than the fused multiply-add of f32: twice as much on AMD's processors
 /// since Zen 4, half as much on Intel's (measured on both).
 pub fn fast() -> bool {
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    {
-        static FAST: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
-        return *FAST.get_or_init(|| {
-            let id = std::arch::x86_64::__cpuid(0);
-            available()
-                && [id.ebx, id.edx, id.ecx].map(u32::to_le_bytes).as_flattened() != b"GenuineIntel"
-        });
-    }
-    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    static FAST: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *FAST.get_or_init(|| available() && !intel())
+}
+
+/// Whether Intel made the processor.
+fn intel() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return {
+        let id = std::arch::x86_64::__cpuid(0);
+        [id.ebx, id.edx, id.ecx].map(u32::to_le_bytes).as_flattened() == b"GenuineIntel"
+    };
+    #[cfg(not(target_arch = "x86_64"))]
     false
 }
 
