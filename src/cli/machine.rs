@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::cpu::roof;
-use crate::cpu::simd::{Level, available_levels, level};
+use crate::cpu::simd::{Level, available_levels, dot_bf16, level};
 
 /// The processor's name as the system gives it, else the architecture.
 pub fn cpu() -> String {
@@ -60,12 +60,13 @@ pub fn isa_levels() -> (Vec<&'static str>, &'static str) {
 }
 
 /// Measured peak of multiply-adds over all threads of the pool, in FLOP/s (an addition and a
-/// multiplication count as two): of f32, or with `pairs` of bf16 where the machine multiplies it. Takes about `time`;
-/// None when nothing could be measured.
+/// multiplication count as two): of f32, or with `pairs` of bf16 where the machine multiplies it faster. Takes about
+/// `time`; None when nothing could be measured.
 ///
 /// The "share of peak" of a training step is its FLOPs over this figure, so it says how much of
 /// *this* machine the step uses, not how it compares to a data sheet.
 pub fn peak_flops(time: Duration, pairs: bool) -> Option<f64> {
+    let pairs = pairs && level() == Level::Avx512 && dot_bf16::fast();
     let rates = rayon::broadcast(|_| {
         let start = Instant::now();
         let mut best: f64 = 0.0;
