@@ -285,8 +285,8 @@ unsafe fn tile<
     let (mut a, mut b) = (a, b);
     // The way along k has a leg for each row of C: before it, that row is asked for, which is needed at the
     // end and far away by then, and lines of the next panel. All at once they would fill the line buffers that
-    // A and B need. The last two legs are for the last rows to arrive.
-    let (legs, leg) = if block.k >= 4 * R { (R, block.k / (R + 2)) } else { (0, 0) };
+    // A and B need. The last two legs are for the last rows to arrive. A short way is not worth it.
+    let (legs, leg) = if block.k >= 8 * R { (R, block.k / (R + 2)) } else { (0, 0) };
     for r in 0..=legs {
         let mut steps = block.k - legs * leg;
         if r < legs {
