@@ -66,7 +66,7 @@ pub fn isa_levels() -> (Vec<&'static str>, &'static str) {
 /// The "share of peak" of a training step is its FLOPs over this figure, so it says how much of
 /// *this* machine the step uses, not how it compares to a data sheet.
 pub fn peak_flops(time: Duration, pairs: bool) -> Option<f64> {
-    let pairs = pairs && level() == Level::Avx512 && dot_bf16::fast();
+    let pairs = pairs && dot_bf16::pays();
     let rates = rayon::broadcast(|_| {
         let start = Instant::now();
         let mut best: f64 = 0.0;

@@ -32,7 +32,7 @@ pub(super) fn available<T: Real>() -> bool {
 
 /// Whether products of bf16 are also faster than those of f32.
 pub(super) fn pays<T: Real>() -> bool {
-    available::<T>() && crate::cpu::simd::dot_bf16::fast()
+    available::<T>() && crate::cpu::simd::dot_bf16::pays()
 }
 
 /// Packs `source` into panels of `width` pairs, ⌈k/2⌉ deep; what is missing becomes 0.

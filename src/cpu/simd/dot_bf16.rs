@@ -9,11 +9,12 @@ pub fn available() -> bool {
     false
 }
 
-/// Whether it does more arithmetic in a second than the fused multiply-add of f32: twice as much on AMD's processors
-/// since Zen 4, half as much on Intel's (measured on both).
-pub fn fast() -> bool {
+/// Whether kernels should use it: AVX-512 is in force, and the instruction does more arithmetic in a second than the
+/// fused multiply-add of f32. It does twice as much on a Zen 5, half as much on an Emerald Rapids; the rule goes by
+/// the maker.
+pub fn pays() -> bool {
     static FAST: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
-    *FAST.get_or_init(|| available() && !intel())
+    super::level() == super::Level::Avx512 && *FAST.get_or_init(|| available() && !intel())
 }
 
 /// Whether Intel made the processor.
