@@ -14,8 +14,9 @@ use crate::cpu::threads;
 /// Outputs of a task at most.
 const CHUNK: usize = 512;
 
-/// Outputs that are computed at a time.
-const PAIR: usize = 2 * LANES;
+/// Places in the rows of the next vector of outputs from which lines are asked for in turns: several streams
+/// make a processor run further ahead than one does.
+const STREAMS: usize = 4;
 
 /// Below this many multiply-adds nothing is handed to another thread: a megabyte of M.
 const SERIAL: usize = 1 << 18;
@@ -35,7 +36,7 @@ pub(super) fn run<'a, T: Real>(count: usize, item: &(impl Fn(usize) -> Product<'
     // As many tasks for each thread, since all wait for the last. Where a task ends changes no output.
     let threads = rayon::current_num_threads();
     let tasks = threads * outputs.div_ceil(threads * CHUNK);
-    let chunk = outputs.div_ceil(tasks).next_multiple_of(PAIR);
+    let chunk = outputs.div_ceil(tasks).next_multiple_of(LANES);
     let chunks = outputs.div_ceil(chunk);
     threads::for_each(count * chunks, if work < SERIAL { 0 } else { usize::MAX }, |t| {
         let first = t % chunks * chunk;
@@ -214,9 +215,8 @@ unsafe fn beside<V: Vector>(
     }
 }
 
-/// Each output dense along k: sixteen of them a vector, turned in registers, two vectors at a time and
-/// the k from `begin` to `end` before the next two, so that M is read from its beginning to its end where
-/// that is `all` of k.
+/// Each output dense along k: sixteen of them a vector, turned in registers, the k from `begin` to `end` before the
+/// next sixteen, so that M is read from its beginning to its end where that is `all` of k.
 ///
 /// # Safety
 /// The outputs and k are inside M and x.
@@ -228,74 +228,51 @@ unsafe fn across<V: Vector>(
     all: usize,
     write: &mut impl FnMut(usize, usize, V),
 ) {
-    // Rows behind each other: while two vectors' rows are worked on, the next ones come into the cache,
-    // in the order of memory. That is what a processor does not guess from sixteen rows side by side.
+    // Rows behind each other: while sixteen are worked on, the next ones come into the second-level cache, line after
+    // line in the order of memory, which is what a processor does not guess from rows side by side. Sixteen lines
+    // at once would fill the buffers that the rows at work need.
     let dense = o.output == all;
     if dense {
         let rows = o.matrix.wrapping_add(first * o.output);
-        for line in (0..PAIR.min(len) * all).step_by(LANES) {
-            V::prefetch(rows.wrapping_add(line));
+        for line in (0..LANES.min(len) * all).step_by(LANES) {
+            V::prefetch_far(rows.wrapping_add(line));
         }
     }
-    let mut at = 0;
-    while at < len {
-        // Two chains hide each other's latency.
-        let pair = at + PAIR <= len;
-        let another = dense && at + PAIR < len;
+    for at in (0..len).step_by(LANES) {
         let width = LANES.min(len - at);
         let rows = o.matrix.wrapping_add((first + at) * o.output);
-        let next = rows.wrapping_add(PAIR * o.output);
-        let mut totals = [V::zero(); 2];
+        let ahead = dense && at + LANES < len;
+        let next = rows.wrapping_add(LANES * o.output);
+        let mut total = V::zero();
         let mut from = begin;
         while from == begin || from < end {
             let depth = KC.min(end - from);
-            let whole = depth / LANES * LANES;
-            let mut sums = [V::zero(); 2];
+            let whole = if width == LANES { depth / LANES * LANES } else { 0 };
             let start = rows.wrapping_add(from);
-            let other = start.wrapping_add(LANES * o.output);
-            // SAFETY: sixteen outputs each (or `width`) and these k are inside M and x.
+            let mut sum = V::zero();
+            // SAFETY: these outputs and k are inside M and x.
             unsafe {
-                if pair {
-                    for k in (0..whole).step_by(LANES) {
-                        if another {
-                            let next = next.wrapping_add((from + k) * PAIR);
-                            for line in 0..PAIR {
-                                V::prefetch(next.wrapping_add(line * LANES));
-                            }
+                for k in (0..whole).step_by(LANES) {
+                    let x = o.x.add((from + k) * o.x_step);
+                    let square = turned::<V>(start.add(k), o.output, LANES, LANES);
+                    let next = next.wrapping_add((from + k) / STREAMS * LANES);
+                    for q in 0..LANES {
+                        if ahead {
+                            let stream = q % STREAMS * (LANES / STREAMS) * all;
+                            V::prefetch_far(next.wrapping_add(stream + q / STREAMS * LANES));
                         }
-                        let x = o.x.add((from + k) * o.x_step);
-                        let squares = [
-                            turned::<V>(start.add(k), o.output, LANES, LANES),
-                            turned::<V>(other.add(k), o.output, LANES, LANES),
-                        ];
-                        for q in 0..LANES {
-                            let x = V::splat(*x.add(q * o.x_step));
-                            sums[0] = x.mul_add(squares[0][q], sums[0]);
-                            sums[1] = x.mul_add(squares[1][q], sums[1]);
-                        }
-                    }
-                    if whole < depth {
-                        let rest = (whole, depth - whole);
-                        sums[0] = chain(o, start, from, rest, LANES, sums[0]);
-                        sums[1] = chain(o, other, from, rest, LANES, sums[1]);
-                    }
-                } else {
-                    for k in (0..depth).step_by(LANES) {
-                        let deep = LANES.min(depth - k);
-                        sums[0] = chain(o, start, from, (k, deep), width, sums[0]);
+                        sum = V::splat(*x.add(q * o.x_step)).mul_add(square[q], sum);
                     }
                 }
+                for k in (whole..depth).step_by(LANES) {
+                    let deep = LANES.min(depth - k);
+                    sum = chain(o, start, from, (k, deep), width, sum);
+                }
             }
-            for v in 0..2 {
-                totals[v] = if from == begin { sums[v] } else { totals[v].add(sums[v]) };
-            }
+            total = if from == begin { sum } else { total.add(sum) };
             from += KC;
         }
-        write(first + at, width, totals[0]);
-        if pair {
-            write(first + at + LANES, LANES, totals[1]);
-        }
-        at += if pair { PAIR } else { LANES };
+        write(first + at, width, total);
     }
 }
 

@@ -108,6 +108,11 @@ impl Vector for F32x1 {
         unsafe { _mm512_storeu_ps(dst, self.0) }
     }
     #[inline(always)]
+    fn prefetch_far(at: *const f32) {
+        // SAFETY: a hint, which no address makes fail.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+    }
+    #[inline(always)]
     fn prefetch(at: *const f32) {
         // SAFETY: a hint, which no address makes fail.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }

@@ -204,6 +204,12 @@ pub trait Vector: Copy + Send + Sync + 'static {
     fn prefetch(at: *const Self::Elem) {
         let _ = at;
     }
+    /// As [`Vector::prefetch`], only as far as the second-level cache: for lines that are needed later than what the
+    /// first holds.
+    #[inline(always)]
+    fn prefetch_far(at: *const Self::Elem) {
+        let _ = at;
+    }
     /// 0 in every lane.
     #[inline(always)]
     fn zero() -> Self {
