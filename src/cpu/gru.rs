@@ -12,7 +12,7 @@
 //!
 //! da differs from dgx only in its last third, dn′ r, which backward keeps beside dgx.
 
-use super::recurrent::{Sequence, Weights, bias_gradient, matrix, start, states};
+use super::recurrent::{Sequence, Weights, bias_gradient, matrix, part, start, states};
 use super::rows::{each, load, plus, store};
 use super::scratch;
 use super::simd::{Kernel, Real, Strips, Vector, for_strips, math};
@@ -31,7 +31,7 @@ pub fn forward<T: Real>(
     h: usize,
     reverse: bool,
 ) {
-    let sequence = Sequence::new(t, b, h, reverse);
+    let sequence = Sequence::new::<T>(t, b, h, 3, reverse);
     let wide = 3 * h;
     scratch::with(Weights::<T>::room(&sequence, h, wide), |packed| {
         let w = Weights::forward(packed, &sequence, w, 3);
@@ -40,7 +40,7 @@ pub fn forward<T: Real>(
             Strips { data: y, row: b * h, width: slice * h },
             Strips { data: gates, row: b * 4 * h, width: slice * 4 * h },
         ];
-        let work = sequence.work(3);
+        let work = sequence.work();
         for_strips(outputs, sequence.slices(), work, |slice, [mut y, mut gates]| {
             let rows = sequence.rows(slice);
             scratch::with(rows.len() * wide, |a: &mut [T]| {
@@ -50,7 +50,11 @@ pub fn forward<T: Real>(
                     w.product(a, matrix(before, h), rows.len(), false);
                     let gx = sequence.part(gx, times.0, &rows, wide);
                     let gates = gates.row(times.0);
-                    T::dispatch(Forward { y, gates, a, gx, bias, before, h });
+                    sequence.each_rows(rows.len(), [(y, h), (gates, 4 * h)], |rows, [y, gates]| {
+                        let (a, gx) = (part(a, &rows, wide), part(gx, &rows, wide));
+                        let before = part(before, &rows, h);
+                        T::dispatch(Forward { y, gates, a, gx, bias, before, h });
+                    });
                 }
             });
         });
@@ -123,7 +127,7 @@ pub fn backward<T: Real>(
     h: usize,
     reverse: bool,
 ) {
-    let sequence = Sequence::new(t, b, h, reverse);
+    let sequence = Sequence::new::<T>(t, b, h, 3, reverse);
     let wide = 3 * h;
     start(dh0, dh_n);
     let (rz_room, n_room) =
@@ -139,7 +143,7 @@ pub fn backward<T: Real>(
             Strips { data: dh0, row: b * h, width: slice * h },
             Strips { data: &mut *da_n, row: b * h, width: slice * h },
         ];
-        let work = sequence.work(3);
+        let work = sequence.work();
         for_strips(outputs, sequence.slices(), work, |slice, [mut dgx, mut dh, mut da_n]| {
             let rows = sequence.rows(slice);
             let dh = dh.row(0);
@@ -152,7 +156,12 @@ pub fn backward<T: Real>(
                 };
                 let gates = sequence.part(gates, at, &rows, 4 * h);
                 let dy = dy.map(|dy| sequence.part(dy, at, &rows, h));
-                T::dispatch(Backward { dgx, da_n, dh, dy, before, gates, h });
+                let outputs = [(&mut *dgx, wide), (&mut *da_n, h), (&mut *dh, h)];
+                sequence.each_rows(rows.len(), outputs, |rows, [dgx, da_n, dh]| {
+                    let (dy, before) = (dy.map(|dy| part(dy, &rows, h)), part(before, &rows, h));
+                    let gates = part(gates, &rows, 4 * h);
+                    T::dispatch(Backward { dgx, da_n, dh, dy, before, gates, h });
+                });
                 w_rz.product(dh, matrix(dgx, wide), rows.len(), true);
                 w_n.product(dh, matrix(da_n, h), rows.len(), true);
             }
@@ -291,9 +300,12 @@ mod tests {
 
     #[test]
     fn threads_and_instruction_sets_do_not_change_bits() {
-        let shape = (4, 37, 50);
-        let x: Vec<Vec<f32>> = inputs(shape, 3, 1).iter().map(|x| narrow(x)).collect();
-        let dy = narrow(&numbers(4 * 37 * 50, 1.0, 8));
-        same_bits(|| ours(&x, [Some(&dy), None], shape, true).concat());
+        // W_hh cut by rows of the batch, and one so large that it is cut by its columns.
+        for shape in [(4, 37, 50), (2, 19, 300)] {
+            let (t, b, h) = shape;
+            let x: Vec<Vec<f32>> = inputs(shape, 3, 1).iter().map(|x| narrow(x)).collect();
+            let dy = narrow(&numbers(t * b * h, 1.0, 8));
+            same_bits(|| ours(&x, [Some(&dy), None], shape, true).concat());
+        }
     }
 }

@@ -13,7 +13,7 @@
 //!
 //! A step is one product and one pass over the gates. The gates and c are kept for the way back.
 
-use super::recurrent::{Sequence, Weights, bias_gradient, matrix, start, states};
+use super::recurrent::{Sequence, Weights, bias_gradient, matrix, part, start, states};
 use super::rows::{each, load, plus, store};
 use super::scratch;
 use super::simd::{Kernel, Real, Strips, Vector, for_strips, math};
@@ -34,7 +34,7 @@ pub fn forward<T: Real>(
     h: usize,
     reverse: bool,
 ) {
-    let sequence = Sequence::new(t, b, h, reverse);
+    let sequence = Sequence::new::<T>(t, b, h, 4, reverse);
     let wide = 4 * h;
     scratch::with(Weights::<T>::room(&sequence, h, wide), |packed| {
         let w = Weights::forward(packed, &sequence, w, 4);
@@ -44,7 +44,7 @@ pub fn forward<T: Real>(
             Strips { data: c, row: b * h, width: slice * h },
             Strips { data: gates, row: b * wide, width: slice * wide },
         ];
-        let work = sequence.work(4);
+        let work = sequence.work();
         for_strips(outputs, sequence.slices(), work, |slice, [mut y, mut c, mut gates]| {
             let rows = sequence.rows(slice);
             scratch::with(rows.len() * wide, |z: &mut [T]| {
@@ -55,7 +55,12 @@ pub fn forward<T: Real>(
                     w.product(z, matrix(h_before, h), rows.len(), false);
                     let gx = sequence.part(gx, times.0, &rows, wide);
                     let gates = gates.row(times.0);
-                    T::dispatch(Forward { y, c, gates, z, gx, bias, c_before, h });
+                    let outputs = [(y, h), (c, h), (gates, wide)];
+                    sequence.each_rows(rows.len(), outputs, |rows, [y, c, gates]| {
+                        let (z, gx) = (part(z, &rows, wide), part(gx, &rows, wide));
+                        let c_before = part(c_before, &rows, h);
+                        T::dispatch(Forward { y, c, gates, z, gx, bias, c_before, h });
+                    });
                 }
             });
         });
@@ -133,7 +138,7 @@ pub fn backward<T: Real>(
     h: usize,
     reverse: bool,
 ) {
-    let sequence = Sequence::new(t, b, h, reverse);
+    let sequence = Sequence::new::<T>(t, b, h, 4, reverse);
     let wide = 4 * h;
     start(dh0, dh_n);
     start(dc0, dc_n);
@@ -145,7 +150,7 @@ pub fn backward<T: Real>(
             Strips { data: dh0, row: b * h, width: slice * h },
             Strips { data: dc0, row: b * h, width: slice * h },
         ];
-        let work = sequence.work(4);
+        let work = sequence.work();
         for_strips(outputs, sequence.slices(), work, |slice, [mut dgx, mut dh, mut dc]| {
             let rows = sequence.rows(slice);
             let (dh, dc) = (dh.row(0), dc.row(0));
@@ -159,7 +164,13 @@ pub fn backward<T: Real>(
                 let gates = sequence.part(gates, at, &rows, wide);
                 let dy = dy.map(|dy| sequence.part(dy, at, &rows, h));
                 let c = sequence.part(c, at, &rows, h);
-                T::dispatch(Backward { dz, dc, dh, dy, c, c_before, gates, h });
+                let outputs = [(&mut *dz, wide), (&mut *dc, h)];
+                sequence.each_rows(rows.len(), outputs, |rows, [dz, dc]| {
+                    let (dh, dy) = (part(dh, &rows, h), dy.map(|dy| part(dy, &rows, h)));
+                    let (c, c_before) = (part(c, &rows, h), part(c_before, &rows, h));
+                    let gates = part(gates, &rows, wide);
+                    T::dispatch(Backward { dz, dc, dh, dy, c, c_before, gates, h });
+                });
                 w.product(dh, matrix(dz, wide), rows.len(), false);
             }
         });
@@ -319,9 +330,12 @@ mod tests {
 
     #[test]
     fn threads_and_instruction_sets_do_not_change_bits() {
-        let shape = (4, 37, 50);
-        let x: Vec<Vec<f32>> = inputs(shape, 4, 2).iter().map(|x| narrow(x)).collect();
-        let dy = narrow(&numbers(4 * 37 * 50, 1.0, 8));
-        same_bits(|| ours(&x, [Some(&dy), None, None], shape, true).concat());
+        // W_hh cut by rows of the batch, and one so large that it is cut by its columns.
+        for shape in [(4, 37, 50), (2, 19, 260)] {
+            let (t, b, h) = shape;
+            let x: Vec<Vec<f32>> = inputs(shape, 4, 2).iter().map(|x| narrow(x)).collect();
+            let dy = narrow(&numbers(t * b * h, 1.0, 8));
+            same_bits(|| ours(&x, [Some(&dy), None, None], shape, true).concat());
+        }
     }
 }

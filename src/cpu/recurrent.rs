@@ -13,15 +13,29 @@
 //! slice 1   [product, gates] [product, gates] …      thread 1
 //! ```
 //!
-//! No sum crosses the slices, so the bits do not depend on them. They are as high as they may be: each reads all of
-//! W_hh at every step, and 4 MB (512 units of an LSTM) come from beyond the second cache.
+//! Each slice reads all of W_hh at every step. That is well as long as it stays in a core's second cache. A larger one
+//! (4 MB are 512 units of an LSTM) is cut by its columns instead: the batch is one slice, all threads meet at every
+//! step, and each reads its part of W_hh only:
+//!
+//! ```text
+//! t = 0   [product, columns 0 ..] | [gates, rows 0 ..]      thread 0
+//!         [product, columns n ..] | [gates, rows m ..]      thread 1
+//! ```
+//!
+//! No sum crosses slices or columns, so the bits depend on neither.
 
 use super::gemm::{Epilogue, Mat, Panels, gemm};
 use super::reduce::{self, Reduce};
-use super::simd::{Real, Strip};
+use super::simd::{Real, Strip, for_pieces};
 
 /// Rows of a slice at most: what a slice writes in a step should stay in the first cache.
 const SLICE: usize = 32;
+
+/// Bytes of W_hh that a core's second cache holds, beside what else passes through it.
+const NEAR: usize = 1 << 20;
+
+/// Rows whose gates are one piece of work where all threads meet at every step.
+const GATE_ROWS: usize = 8;
 
 /// The shape of a sequence and the order of its steps.
 #[derive(Clone, Copy)]
@@ -32,6 +46,8 @@ pub(super) struct Sequence {
     pub(super) b: usize,
     /// Hidden units.
     pub(super) h: usize,
+    /// Gates of a unit, as W_hh has them.
+    gates: usize,
     /// Whether the last step of time comes first.
     pub(super) reverse: bool,
     /// Rows of a slice of the batch.
@@ -39,10 +55,14 @@ pub(super) struct Sequence {
 }
 
 impl Sequence {
-    /// A sequence of `t` steps of `b` rows, cut for the threads that are here.
-    pub(super) fn new(t: usize, b: usize, h: usize, reverse: bool) -> Sequence {
-        let slice = b.div_ceil(rayon::current_num_threads()).next_multiple_of(4).clamp(4, SLICE);
-        Sequence { t, b, h, reverse, slice }
+    /// A sequence of `t` steps of `b` rows with W_hh `[gates · h, h]` of T, cut for the threads that are here.
+    pub(super) fn new<T>(t: usize, b: usize, h: usize, gates: usize, reverse: bool) -> Sequence {
+        let slice = if gates * h * h * size_of::<T>() > NEAR {
+            b.max(1)
+        } else {
+            b.div_ceil(rayon::current_num_threads()).next_multiple_of(4).clamp(4, SLICE)
+        };
+        Sequence { t, b, h, gates, reverse, slice }
     }
 
     /// The time of step `i`, and the time of the step before it.
@@ -69,12 +89,28 @@ impl Sequence {
         rows: &std::ops::Range<usize>,
         width: usize,
     ) -> &'a [T] {
-        &x[(time * self.b + rows.start) * width..(time * self.b + rows.end) * width]
+        part(&x[time * self.b * width..], rows, width)
     }
 
-    /// What the steps cost with `gates` gates, in simple element operations.
-    pub(super) fn work(&self, gates: usize) -> usize {
-        self.t * self.b * gates * self.h * (self.h / 16 + 8)
+    /// What the steps cost, in simple element operations.
+    pub(super) fn work(&self) -> usize {
+        self.t * self.b * self.gates * self.h * (self.h / 16 + 8)
+    }
+
+    /// Calls `f(rows, pieces)` for some rows of a slice after the other, side by side where this is not one of several
+    /// slices already; the outputs are `[rows of the slice, width]`.
+    pub(super) fn each_rows<T: Real, const N: usize>(
+        &self,
+        rows: usize,
+        outputs: [(&mut [T], usize); N],
+        f: impl Fn(std::ops::Range<usize>, [&mut [T]; N]) + Sync + Send,
+    ) {
+        let height = if self.slices() > 1 { rows } else { GATE_ROWS };
+        let outputs = outputs.map(|(data, width)| (data, height * width));
+        let work = rows * self.gates * self.h * 8;
+        for_pieces(outputs, rows.div_ceil(height), work, |i, pieces| {
+            f(i * height..rows.min((i + 1) * height), pieces);
+        });
     }
 
     /// `dw = Σ_t dz_tᵀ h_{t−1}`: dz is `[t, b, dz_row]`, of which the first `gates · h` columns count,
@@ -179,6 +215,11 @@ pub(super) fn states<'a, T>(
         Some(before) => strip.two_rows(before, t),
         None => (initial, strip.row(t)),
     }
+}
+
+/// Some rows of a matrix `[…, width]`.
+pub(super) fn part<'a, T>(x: &'a [T], rows: &std::ops::Range<usize>, width: usize) -> &'a [T] {
+    &x[rows.start * width..rows.end * width]
 }
 
 /// A gradient that may not have come: 0 then.

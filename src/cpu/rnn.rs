@@ -9,7 +9,7 @@
 //!
 //! φ′ is 1 − h² or [h > 0], so the outputs are all that backward needs.
 
-use super::recurrent::{Sequence, Weights, bias_gradient, matrix, start, states};
+use super::recurrent::{Sequence, Weights, bias_gradient, matrix, part, start, states};
 use super::rows::{each, load, plus, store};
 use super::scratch;
 use super::simd::{Kernel, Real, Strips, Vector, for_strips, math};
@@ -38,18 +38,21 @@ pub fn forward<T: Real>(
     nonlinearity: Nonlinearity,
     reverse: bool,
 ) {
-    let sequence = Sequence::new(t, b, h, reverse);
+    let sequence = Sequence::new::<T>(t, b, h, 1, reverse);
     scratch::with(Weights::<T>::room(&sequence, h, h), |packed| {
         let w = Weights::forward(packed, &sequence, w, 1);
         let outputs = [Strips { data: y, row: b * h, width: sequence.slice * h }];
-        for_strips(outputs, sequence.slices(), sequence.work(1), |slice, [mut y]| {
+        for_strips(outputs, sequence.slices(), sequence.work(), |slice, [mut y]| {
             let rows = sequence.rows(slice);
             for step in 0..t {
                 let times = sequence.times(step);
                 let (before, z) = states(&mut y, sequence.part(h0, 0, &rows, h), times);
                 w.product(z, matrix(before, h), rows.len(), false);
                 let gx = sequence.part(gx, times.0, &rows, h);
-                T::dispatch(Activate { z, gx, bias, h, nonlinearity });
+                sequence.each_rows(rows.len(), [(z, h)], |rows, [z]| {
+                    let gx = part(gx, &rows, h);
+                    T::dispatch(Activate { z, gx, bias, h, nonlinearity });
+                });
             }
         });
     });
@@ -107,7 +110,7 @@ pub fn backward<T: Real>(
     nonlinearity: Nonlinearity,
     reverse: bool,
 ) {
-    let sequence = Sequence::new(t, b, h, reverse);
+    let sequence = Sequence::new::<T>(t, b, h, 1, reverse);
     start(dh0, dh_n);
     scratch::with(Weights::<T>::room(&sequence, h, h), |packed| {
         let w = Weights::backward(packed, &sequence, w, 0, 1);
@@ -116,7 +119,7 @@ pub fn backward<T: Real>(
             Strips { data: &mut *dgx, row: b * h, width },
             Strips { data: dh0, row: b * h, width },
         ];
-        for_strips(outputs, sequence.slices(), sequence.work(1), |slice, [mut dgx, mut dh]| {
+        for_strips(outputs, sequence.slices(), sequence.work(), |slice, [mut dgx, mut dh]| {
             let rows = sequence.rows(slice);
             let dh = dh.row(0);
             for step in (0..t).rev() {
@@ -124,7 +127,10 @@ pub fn backward<T: Real>(
                 let dz = dgx.row(at);
                 let dy = dy.map(|dy| sequence.part(dy, at, &rows, h));
                 let y = sequence.part(y, at, &rows, h);
-                T::dispatch(Slope { dz, dh, dy, y, nonlinearity });
+                sequence.each_rows(rows.len(), [(&mut *dz, h)], |rows, [dz]| {
+                    let (dh, dy) = (part(dh, &rows, h), dy.map(|dy| part(dy, &rows, h)));
+                    T::dispatch(Slope { dz, dh, dy, y: part(y, &rows, h), nonlinearity });
+                });
                 w.product(dh, matrix(dz, h), rows.len(), false);
             }
         });
@@ -244,9 +250,12 @@ mod tests {
 
     #[test]
     fn threads_and_instruction_sets_do_not_change_bits() {
-        let shape = (4, 37, 50);
-        let x: Vec<Vec<f32>> = inputs(shape, 1, 1).iter().map(|x| narrow(x)).collect();
-        let dy = narrow(&numbers(4 * 37 * 50, 1.0, 8));
-        same_bits(|| ours(&x, [Some(&dy), None], shape, Nonlinearity::Tanh, true).concat());
+        // W_hh cut by rows of the batch, and one so large that it is cut by its columns.
+        for shape in [(4, 37, 50), (2, 19, 520)] {
+            let (t, b, h) = shape;
+            let x: Vec<Vec<f32>> = inputs(shape, 1, 1).iter().map(|x| narrow(x)).collect();
+            let dy = narrow(&numbers(t * b * h, 1.0, 8));
+            same_bits(|| ours(&x, [Some(&dy), None], shape, Nonlinearity::Tanh, true).concat());
+        }
     }
 }

@@ -286,7 +286,7 @@ unsafe fn tile<
     // The way along k has a leg for each row of C: before it, that row is asked for, which is needed at the
     // end and far away by then, and lines of the next panel. All at once they would fill the line buffers that
     // A and B need. The last two legs are for the last rows to arrive. A short way is not worth it.
-    let (legs, leg) = if block.k >= 8 * R { (R, block.k / (R + 2)) } else { (0, 0) };
+    let (legs, leg) = if block.k >= 8 * R { (R, (block.k / (R + 2)) & !1) } else { (0, 0) };
     for r in 0..=legs {
         let mut steps = block.k - legs * leg;
         if r < legs {
@@ -301,7 +301,7 @@ unsafe fn tile<
                 ahead = ahead.wrapping_add(LANES);
             }
         }
-        for _ in 0..steps {
+        macro_rules! step { () => {
             let mut row = [V::zero(); N];
             for (v, vector) in row.iter_mut().enumerate() {
                 // SAFETY: row k of B has N vectors here, or `cols` elements.
@@ -322,6 +322,16 @@ unsafe fn tile<
             });
             a = a.wrapping_add(block.a_col);
             b = b.wrapping_add(block.b_row);
+        } }
+        if R == V::TILE.0 && N == V::TILE.1 {
+            for _ in 0..steps / 2 {
+                step!();
+                step!();
+            }
+            steps %= 2;
+        }
+        for _ in 0..steps {
+            step!();
         }
     }
     if cols < N * LANES {

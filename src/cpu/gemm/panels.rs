@@ -5,6 +5,7 @@ use super::micro::{Block, block, tile_size};
 use super::pack::{Source, pack, room};
 use super::{Epilogue, KC, Mat};
 use crate::cpu::simd::{Real, Shared};
+use crate::cpu::threads;
 
 /// B `[k, n]` in panels, block of k after block of k. The sums are those of [`super::gemm`], bit for bit.
 #[derive(Clone, Copy)]
@@ -15,6 +16,9 @@ pub(crate) struct Panels<'a, T> {
     /// Columns of a panel.
     width: usize,
 }
+
+/// Multiply-adds from which on a product is worth several threads.
+const PIECE: usize = 1 << 20;
 
 /// No panel has more columns than this on any instruction set.
 const WIDEST: usize = 64;
@@ -45,7 +49,8 @@ impl<'a, T: Real> Panels<'a, T> {
         Panels { data: &dst[..k.div_ceil(KC) * size], k, n, width }
     }
 
-    /// `C = A B`, or `C += A B` with `add`, on this thread. A is `[m, k]`, C dense `[m, n]`.
+    /// `C = A B`, or `C += A B` with `add`; on several threads, cut by columns, where none of them is at work already.
+    /// A is `[m, k]`, C dense `[m, n]`.
     ///
     /// # Panics
     /// When a slice is too short for its shape and strides.
@@ -59,11 +64,30 @@ impl<'a, T: Real> Panels<'a, T> {
         if self.k == 0 && !add {
             c[..m * n].fill(T::ZERO);
         }
+        let c = Shared::new(c);
+        let work = m.saturating_mul(n).saturating_mul(self.k);
+        // One piece a thread: so it finds what it read at the last step still near.
+        let pieces = if work < PIECE { 1 } else { rayon::current_num_threads() };
+        let cols = n.div_ceil(pieces).next_multiple_of(self.width);
+        threads::for_each(n.div_ceil(cols), work, |i| {
+            let from = i * cols;
+            self.columns(c, a, m, add, (from, cols.min(n - from)));
+        });
+    }
+
+    /// The columns `first..first + cols` of the product; `first` begins a panel.
+    fn columns(
+        &self,
+        c: Shared<T>,
+        a: Mat<'_, T>,
+        m: usize,
+        add: bool,
+        (first, cols): (usize, usize),
+    ) {
         // Tiles of equal height: sixteen rows are 8 + 8, not 14 + 2.
         let tiles = m.div_ceil(tile_size::<T>().0);
         let a_width = m.div_ceil(tiles);
-        let size = room(n, KC.min(self.k), self.width);
-        let c = Shared::new(c).pointer(0);
+        let size = room(self.n, KC.min(self.k), self.width);
         for (i, from) in (0..self.k).step_by(KC).enumerate() {
             let depth = KC.min(self.k - from);
             let panels = &self.data[i * size..(i + 1) * size];
@@ -73,22 +97,22 @@ impl<'a, T: Real> Panels<'a, T> {
                 a_col: a.col_stride,
                 a_width,
                 a_panel: a_width * a.row_stride,
-                b: panels.as_ptr(),
+                b: panels[first * depth..].as_ptr(),
                 b_row: self.width,
                 b_width: self.width,
                 b_panel: self.width * depth,
                 b_padded: true,
                 b_far: true,
-                c,
-                ldc: n,
+                c: c.pointer(first),
+                ldc: self.n,
                 m,
-                n,
+                n: cols,
                 k: depth,
                 add: add || from > 0,
                 epilogue: Epilogue::None,
             };
-            // SAFETY: A and C have been checked above, C is borrowed for writing, and the panels are
-            // whole and padded.
+            // SAFETY: `product` has checked A and C, which it has borrowed for writing; the panels are whole and
+            // padded, and no other task has these columns.
             unsafe { block(operands) };
         }
     }
@@ -102,9 +126,15 @@ mod tests {
 
     #[test]
     fn gives_the_bits_of_the_plain_product() {
-        for (m, n, k) in
-            [(1, 1, 1), (3, 5, 2), (16, 96, 40), (17, 130, 300), (6, 64, 512), (2, 3, 0)]
-        {
+        for (m, n, k) in [
+            (1, 1, 1),
+            (3, 5, 2),
+            (16, 96, 40),
+            (17, 130, 300),
+            (6, 64, 512),
+            (33, 700, 90),
+            (2, 3, 0),
+        ] {
             let a = narrow(&numbers(m * k, 1.0, 1));
             let b = narrow(&numbers(k * n, 1.0, 2));
             let before = narrow(&numbers(m * n, 1.0, 3));
