@@ -105,11 +105,13 @@ impl Sequence {
         outputs: [(&mut [T], usize); N],
         f: impl Fn(std::ops::Range<usize>, [&mut [T]; N]) + Sync + Send,
     ) {
-        let height = if self.slices() > 1 { rows } else { GATE_ROWS };
-        let outputs = outputs.map(|(data, width)| (data, height * width));
+        if self.slices() > 1 || rows <= GATE_ROWS {
+            return f(0..rows, outputs.map(|(data, _)| data));
+        }
+        let outputs = outputs.map(|(data, width)| (data, GATE_ROWS * width));
         let work = rows * self.gates * self.h * 8;
-        for_pieces(outputs, rows.div_ceil(height), work, |i, pieces| {
-            f(i * height..rows.min((i + 1) * height), pieces);
+        for_pieces(outputs, rows.div_ceil(GATE_ROWS), work, |i, pieces| {
+            f(i * GATE_ROWS..rows.min((i + 1) * GATE_ROWS), pieces);
         });
     }
 

@@ -33,8 +33,9 @@ pub fn depth(name: &str, layers: usize) -> usize {
     if let Some(layer) = layer_of(name) {
         return (layer + 1).min(layers);
     }
-    let embedding = ["wte.", "wpe.", "embedding"].iter().any(|part| name.contains(part));
-    if embedding { 0 } else { layers }
+    // A recurrent language model's `encoder` is its table of tokens; BERT's has layers.
+    let tables = ["wte.", "wpe.", "embedding", "encoder.weight", "token_types.", "convolution."];
+    if tables.iter().any(|part| name.contains(part)) { 0 } else { layers }
 }
 
 /// Whether the parameter belongs to a task's head and not to the pretrained body.
@@ -128,6 +129,12 @@ mod tests {
             ("bert.encoder.layer.2.output.dense.weight", 3),
             ("rnn.weight_hh_l1_reverse", 2),
             ("embedding.weight", 0),
+            ("encoder.weight", 0),
+            ("token_types.weight", 0),
+            ("rnn.weight_ih_l0", 1),
+            ("decoder.bias", 4),
+            ("character_embedding.weight", 0),
+            ("convolution.weight", 0),
         ] {
             assert_eq!(depth(name, 4), expected, "{name}");
         }
