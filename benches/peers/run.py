@@ -13,7 +13,7 @@ median of the ratios is told with the smallest and the largest. A ratio above 1:
   python3 benches/peers/run.py --memory                      peak memory of the training steps
 
 Flags of a peer's other settings are its environment: for AVX2 on both sides
-  HANDLOOM_ISA=avx2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 …
+  HANDLOOM_ISA=avx2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 … --dtypes f32
 """
 import argparse
 import json
@@ -89,6 +89,7 @@ def main():
     parser.add_argument("--peer", choices=["torch", "crates"], default="torch")
     parser.add_argument("--only", default="", help=f"groups: {','.join(GROUPS)}")
     parser.add_argument("--shapes", default="", help="only these shapes")
+    parser.add_argument("--dtypes", default="f32,bf16", help="of the peer torch; rows it lacks are left out")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--handloom", default=ROOT / "target/release/handloom")
@@ -108,7 +109,7 @@ def main():
         return memory(args, threads)
     shapes = ["--shapes", args.shapes] if args.shapes else []
     if args.peer == "torch":
-        peer = [args.python, HERE / "torch_rows.py", *shapes]
+        peer = [args.python, HERE / "torch_rows.py", *shapes, "--dtypes", args.dtypes]
     else:
         peer = [args.crates]
         print(subprocess.run([args.crates, "--features"], stdout=subprocess.PIPE, text=True).stdout)

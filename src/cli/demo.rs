@@ -42,6 +42,9 @@ pub struct Demo {
     #[arg(long, value_name = "LANG", default_value = "en", value_parser = ["en", "zh", "both"])]
     #[arg(hide_possible_values = true)]
     lang: String,
+    /// Steps of pretraining [default: 3000, with --quick 1800]
+    #[arg(long, value_name = "N", value_parser = count)]
+    max_steps: Option<usize>,
     /// Threads; the result does not depend on it [default: one a core]
     #[arg(long, value_name = "N", value_parser = count)]
     threads: Option<usize>,
@@ -66,10 +69,10 @@ struct Plan {
 impl Demo {
     fn plan(&self) -> Plan {
         let tokenizer = if self.lang == "en" { "bpe:1024" } else { "bpe:2048" };
-        match self.quick {
-            true => Plan { corpus_bytes: 1 << 20, tokenizer, steps: 1800, seeds: 1, epochs: 30.0 },
-            false => Plan { corpus_bytes: 3 << 20, tokenizer, steps: 3000, seeds: 3, epochs: 30.0 },
-        }
+        let (corpus_bytes, steps, seeds) =
+            if self.quick { (1 << 20, 1800, 1) } else { (3 << 20, 3000, 3) };
+        let steps = self.max_steps.map_or(steps, |n| n as u64);
+        Plan { corpus_bytes, tokenizer, steps, seeds, epochs: 30.0 }
     }
 
     /// Runs it all.
