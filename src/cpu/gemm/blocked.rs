@@ -22,6 +22,9 @@ const PIECE: usize = 1 << 20;
 /// Elements between two steps of k from which on they count as far apart: half a page.
 const FAR: usize = 512;
 
+/// Elements of A from which on half of that is far: more than a core's tables of pages reach, with B beside it.
+const MANY_PAGES: usize = 1 << 20;
+
 /// Rows so many elements apart, or a multiple, want the same places in a first-level cache.
 const SAME_PLACE: usize = 1024;
 
@@ -105,7 +108,10 @@ impl Plan {
             || match (p.a.row_stride, p.a.col_stride) {
                 (_, 1) if tile.0 <= WAYS => false,
                 (step, 1) => cols >= MANY || step % SAME_PLACE == 0 && cols > 4 * tile.1,
-                (1, step) => step >= FAR && cols > 4 * tile.1,
+                (1, step) => {
+                    let far = if p.m.saturating_mul(p.k) < MANY_PAGES { FAR } else { FAR / 2 };
+                    step >= far && cols > 4 * tile.1
+                }
                 _ => true,
             };
         // B is packed unless few panels of A come by to use it, or it is close at hand anyway.
