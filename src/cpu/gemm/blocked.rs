@@ -58,8 +58,8 @@ struct Grid {
 }
 
 impl Grid {
-    /// Halves the longer side of the tile until there are enough tiles to go round: two a thread, since
-    /// fewer tiles pack less, and as many for each, unless they are many.
+    /// Halves a side of the tile until there are enough tiles to go round: two a thread, since fewer tiles pack
+    /// less, and as many for each, unless they are many. The longer side, in a large product.
     fn new(m: usize, n: usize, k: usize, count: usize, tile: (usize, usize)) -> Grid {
         let work = m.saturating_mul(n).saturating_mul(k.max(1)).saturating_mul(count);
         let threads = rayon::current_num_threads();
@@ -75,10 +75,14 @@ impl Grid {
             if tiles >= wanted && fair || !(split_rows || split_cols) {
                 return grid;
             }
-            if split_rows && (rows >= cols || !split_cols) {
-                down *= 2;
-            } else {
+            // Where each tile packs its B, columns first: each is then packed once. But no sliver as the last tile.
+            let half = n.div_ceil(2 * across).next_multiple_of(tile.1);
+            let even = half * (2 * across - 1) + half / 2 < n;
+            let cols_first = if work < TOGETHER { even } else { cols > rows };
+            if split_cols && (cols_first || !split_rows) {
                 across *= 2;
+            } else {
+                down *= 2;
             }
         }
     }
