@@ -27,6 +27,7 @@
 use super::gemm::{Epilogue, Mat, Panels, gemm};
 use super::reduce::{self, Reduce};
 use super::simd::{Real, Strip, for_pieces};
+use super::threads;
 
 /// Rows of a slice at most: what a slice writes in a step should stay in the first cache.
 const SLICE: usize = 32;
@@ -97,19 +98,19 @@ impl Sequence {
         self.t * self.b * self.gates * self.h * (self.h / 16 + 8)
     }
 
-    /// Calls `f(rows, pieces)` for some rows of a slice after the other, side by side where this is not one of several
-    /// slices already; the outputs are `[rows of the slice, width]`.
+    /// Calls `f(rows, pieces)` for some rows of a slice after the other, side by side where no other slice is at work;
+    /// the outputs are `[rows of the slice, width]`.
     pub(super) fn each_rows<T: Real, const N: usize>(
         &self,
         rows: usize,
         outputs: [(&mut [T], usize); N],
         f: impl Fn(std::ops::Range<usize>, [&mut [T]; N]) + Sync + Send,
     ) {
-        if self.slices() > 1 || rows <= GATE_ROWS {
+        let work = rows * self.gates * self.h * 8;
+        if !threads::worth_it(work) {
             return f(0..rows, outputs.map(|(data, _)| data));
         }
         let outputs = outputs.map(|(data, width)| (data, GATE_ROWS * width));
-        let work = rows * self.gates * self.h * 8;
         for_pieces(outputs, rows.div_ceil(GATE_ROWS), work, |i, pieces| {
             f(i * GATE_ROWS..rows.min((i + 1) * GATE_ROWS), pieces);
         });

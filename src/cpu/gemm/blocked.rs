@@ -17,7 +17,7 @@ const TILE_COLS: usize = 1024;
 
 /// Multiply-adds that a thread should get at once, some 10 µs: less costs more to hand over than it
 /// takes. A product of less than two such pieces stays on its thread.
-const PIECE: usize = 1 << 20;
+pub(super) const PIECE: usize = 1 << 20;
 
 /// Elements between two steps of k from which on they count as far apart: half a page.
 const FAR: usize = 512;

@@ -323,6 +323,7 @@ unsafe fn tile<
             a = a.wrapping_add(block.a_col);
             b = b.wrapping_add(block.b_row);
         } }
+        // Two steps a turn in the tile that does nearly all of the work, whose legs are even therefore.
         if R == V::TILE.0 && N == V::TILE.1 {
             for _ in 0..steps / 2 {
                 step!();

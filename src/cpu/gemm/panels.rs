@@ -1,6 +1,7 @@
 //! A matrix B packed once for many products with it: the weights of a recurrence, which meets them
 //! again at every step.
 
+use super::blocked::PIECE;
 use super::micro::{Block, block, tile_size};
 use super::pack::{Source, pack, room};
 use super::{Epilogue, KC, Mat};
@@ -16,9 +17,6 @@ pub(crate) struct Panels<'a, T> {
     /// Columns of a panel.
     width: usize,
 }
-
-/// Multiply-adds from which on a product is worth several threads.
-const PIECE: usize = 1 << 20;
 
 /// No panel has more columns than this on any instruction set.
 const WIDEST: usize = 64;
@@ -67,7 +65,8 @@ impl<'a, T: Real> Panels<'a, T> {
         let c = Shared::new(c);
         let work = m.saturating_mul(n).saturating_mul(self.k);
         // One piece a thread: so it finds what it read at the last step still near.
-        let pieces = if work < PIECE { 1 } else { rayon::current_num_threads() };
+        let together = work >= PIECE && threads::worth_it(work);
+        let pieces = if together { rayon::current_num_threads() } else { 1 };
         let cols = n.div_ceil(pieces).next_multiple_of(self.width);
         threads::for_each(n.div_ceil(cols), work, |i| {
             let from = i * cols;

@@ -134,11 +134,6 @@ impl Vector for F32x2 {
         }
     }
     #[inline(always)]
-    fn prefetch_far(at: *const f32) {
-        // SAFETY: a hint, which no address makes fail.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
-    }
-    #[inline(always)]
     fn prefetch(at: *const f32) {
         // SAFETY: a hint, which no address makes fail.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }

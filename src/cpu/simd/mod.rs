@@ -208,7 +208,7 @@ pub trait Vector: Copy + Send + Sync + 'static {
     /// first holds.
     #[inline(always)]
     fn prefetch_far(at: *const Self::Elem) {
-        let _ = at;
+        Self::prefetch(at);
     }
     /// 0 in every lane.
     #[inline(always)]
