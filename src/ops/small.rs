@@ -137,7 +137,7 @@ fn one_in(level: Level) -> usize {
         _ if !cfg!(miri) => 1,
         Level::Portable => 6,
         Level::Avx2 => 2,
-        Level::Avx512 | Level::Neon => 1,
+        Level::Avx512 | Level::Neon | Level::Amx => 1,
     }
 }
 

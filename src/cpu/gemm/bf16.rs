@@ -23,7 +23,7 @@ pub(super) fn available<T: Real>() -> bool {
     {
         use crate::cpu::simd::{Level, level};
         std::any::TypeId::of::<T>() == std::any::TypeId::of::<f32>()
-            && level() == Level::Avx512
+            && matches!(level(), Level::Avx512 | Level::Amx)
             && is_x86_feature_detected!("avx512bf16")
     }
     #[cfg(not(all(target_arch = "x86_64", not(miri))))]
@@ -44,10 +44,8 @@ pub(super) unsafe fn pack<T: Real>(dst: &mut [T], source: Source<T>, width: usiz
     assert!(dst.len() >= size, "panels need more room");
     #[cfg(target_arch = "x86_64")]
     {
-        let Source { data, lane, step, lanes, k } = source;
-        let source = Source { data: data.cast::<f32>(), lane, step, lanes, k };
         // SAFETY: T is f32 and the instructions are there, handed through with the rest.
-        unsafe { x86::pack(bytemuck::cast_slice_mut(dst), source, width) };
+        unsafe { x86::pack(bytemuck::cast_slice_mut(dst), source.cast(), width) };
     }
     #[cfg(not(target_arch = "x86_64"))]
     unreachable!("no products of bf16 here")
@@ -69,6 +67,9 @@ pub(super) unsafe fn block<T: Real>(block: Block<'_, T>) {
         unreachable!("no products of bf16 here")
     }
 }
+
+#[cfg(target_arch = "x86_64")]
+pub(super) use x86::interleaved;
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -145,8 +146,8 @@ mod x86 {
 
     /// bf16 of `low` in the low halves of the lanes, of `high` in the high ones.
     #[inline(always)]
-    fn interleaved(low: F32x1, high: F32x1) -> F32x1 {
-        // SAFETY: inlined into `pack`, which has the instructions; no memory is touched.
+    pub(in super::super) fn interleaved(low: F32x1, high: F32x1) -> F32x1 {
+        // SAFETY: inlined into a function that has the instructions; no memory is touched.
         F32x1(unsafe {
             let order = _mm512_set_epi16(
                 31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5,
@@ -220,6 +221,7 @@ mod x86 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::arithmetic::Arithmetic;
     use super::super::{Epilogue, Mat, gemm, product};
     use crate::cpu::simd::{at_every_level, at_level};
     use half::bf16;
@@ -232,8 +234,8 @@ mod tests {
         accumulate: bool,
         epilogue: Epilogue<'_, f32>,
     ) {
-        let pairs = super::available::<f32>();
-        product(pairs, c, 0, n, (a, 0), (b, 0), 1, m, n, k, accumulate, epilogue);
+        let by = if super::available::<f32>() { Arithmetic::Pairs } else { Arithmetic::Fma };
+        product(by, c, 0, n, (a, 0), (b, 0), 1, m, n, k, accumulate, epilogue);
     }
 
     /// Small whole numbers and halves are exact in bf16, and their sums in f32, whatever the order.

@@ -1,9 +1,10 @@
 //! The blocked product: tiles of C for the threads, blocks of A and B for the caches.
 
-use super::micro::{Block, block, tile_size};
-use super::pack::{Source, pack, room, size};
-use super::{Epilogue, KC, Mat, Product, bf16};
-use crate::cpu::simd::{Real, Shared};
+use super::arithmetic::{Arithmetic, Operand};
+use super::micro::Block;
+use super::pack::Source;
+use super::{Epilogue, Mat, Product};
+use crate::cpu::simd::{LANES, Real, Shared};
 use crate::cpu::{scratch, threads};
 
 /// Columns of B packed at a time: with KC = 256, 128 KiB.
@@ -60,8 +61,8 @@ struct Grid {
 impl Grid {
     /// Halves a side of the tile until there are enough tiles to go round: two a thread, since fewer tiles pack
     /// less, and as many for each, unless they are many. The longer side, in a large product.
-    fn new(m: usize, n: usize, k: usize, count: usize, tile: (usize, usize)) -> Grid {
-        let work = m.saturating_mul(n).saturating_mul(k.max(1)).saturating_mul(count);
+    fn new(m: usize, n: usize, work: usize, count: usize, tile: (usize, usize)) -> Grid {
+        let work = work.saturating_mul(count);
         let threads = rayon::current_num_threads();
         let wanted = if threads > 1 { (work / PIECE).min(2 * threads) } else { 1 };
         let (mut down, mut across) = (m.div_ceil(TILE_ROWS), n.div_ceil(TILE_COLS));
@@ -101,14 +102,15 @@ struct Plan {
 
 impl Plan {
     fn new<T: Real>(p: &Product<'_, T>, count: usize) -> Plan {
-        let tile = tile_size::<T>();
-        let grid = Grid::new(p.m, p.n, p.k, count, tile);
+        let tile = p.by.tile::<T>();
+        let work = p.by.work((p.m, p.n, p.k.max(1)));
+        let grid = Grid::new(p.m, p.n, work, count, tile);
         let (rows, cols) = (grid.rows.min(p.m), grid.cols.min(p.n));
         // A enters element by element, so a few dense rows are as good as panels. More than a cache has
         // ways are not when all of them want the same places in it, and panels pay where many columns
         // use them. Columns far apart are worse: each step of k would meet another page, once for every
         // panel of B.
-        let pack_a = p.pairs
+        let pack_a = p.by.packs()
             || match (p.a.row_stride, p.a.col_stride) {
                 (_, 1) if tile.0 <= WAYS => false,
                 (step, 1) => cols >= MANY || step % SAME_PLACE == 0 && cols > 4 * tile.1,
@@ -120,35 +122,38 @@ impl Plan {
             };
         // B is packed unless few panels of A come by to use it, or it is close at hand anyway.
         let near = p.b.row_stride.saturating_mul(p.k) <= SMALL;
-        let pack_b = p.pairs || p.b.col_stride != 1 || rows > 4 * tile.0 && !near;
-        let together = count == 1
-            && p.m.saturating_mul(p.n).saturating_mul(p.k) >= TOGETHER
-            && p.n.saturating_mul(p.k) <= SHARED;
+        let pack_b = p.by.packs() || p.b.col_stride != 1 || rows > 4 * tile.0 && !near;
+        let together = count == 1 && work >= TOGETHER && p.n.saturating_mul(p.k) <= SHARED;
         Plan { grid, tile, pack_a, pack_b, share_b: pack_b && grid.down > 1 && together }
     }
 }
 
-/// How deep the panels of `k` are.
-fn deep(k: usize, pairs: bool) -> usize {
-    if pairs { k.div_ceil(2) } else { k }
+/// The elements that `lanes` lanes, `k` deep, take in panels of `width`.
+fn size(by: Arithmetic, lanes: usize, k: usize, width: usize) -> usize {
+    lanes.div_ceil(width) * by.panel(width, k)
+}
+
+/// The room for them, so that what comes after is aligned to a vector.
+fn room(by: Arithmetic, lanes: usize, k: usize, width: usize) -> usize {
+    size(by, lanes, k, width).next_multiple_of(LANES)
 }
 
 /// Computes `count` products, side by side where they are worth it.
 pub(super) fn run<'a, T: Real>(count: usize, item: &(impl Fn(usize) -> Product<'a, T> + Sync)) {
     let first = item(0);
-    let Product { m, n, k, b, pairs, .. } = first;
+    let Product { m, n, k, b, by, .. } = first;
     let plan = Plan::new(&first, count);
     let grid = plan.grid;
     let tiles = grid.down * grid.across;
-    let work = m.saturating_mul(n).saturating_mul(k).saturating_mul(count);
+    let work = by.work((m, n, k)).saturating_mul(count);
     let shared = if plan.share_b {
-        k.div_ceil(KC) * room(n, deep(KC.min(k), pairs), plan.tile.1)
+        k.div_ceil(by.block_of_k()) * room(by, n, by.block_of_k().min(k), plan.tile.1)
     } else {
         0
     };
     scratch::with(shared, |shared: &mut [T]| {
         if plan.share_b {
-            pack_all(shared, b, (n, k), plan.tile.1, pairs);
+            pack_all(by, shared, b, (n, k), plan.tile.1);
         }
         let shared = &*shared;
         threads::for_each(count * tiles, if work < 2 * PIECE { 0 } else { usize::MAX }, |t| {
@@ -161,44 +166,30 @@ pub(super) fn run<'a, T: Real>(count: usize, item: &(impl Fn(usize) -> Product<'
 
 /// Packs the whole of B `[k, n]`, block of k after block of k, in pieces of some panels.
 fn pack_all<T: Real>(
+    by: Arithmetic,
     dst: &mut [T],
     b: Mat<'_, T>,
     (n, k): (usize, usize),
     width: usize,
-    pairs: bool,
 ) {
+    let kc = by.block_of_k();
     let lanes = (PACK_LANES / width).max(1) * width;
     let pieces = n.div_ceil(lanes);
-    let block = room(n, deep(KC.min(k), pairs), width);
+    let block = room(by, n, kc.min(k), width);
     let out = Shared::new(dst);
-    threads::for_each(pieces * k.div_ceil(KC), n.saturating_mul(k), |t| {
-        let (from, first) = (t / pieces * KC, t % pieces * lanes);
+    threads::for_each(pieces * k.div_ceil(kc), n.saturating_mul(k), |t| {
+        let (from, first) = (t / pieces * kc, t % pieces * lanes);
         let data = b.data.as_ptr().wrapping_add(from * b.row_stride + first * b.col_stride);
         let (lane, step) = (b.col_stride, b.row_stride);
-        let (lanes, k) = (lanes.min(n - first), KC.min(k - from));
-        let (source, depth) = (Source { data, lane, step, lanes, k }, deep(k, pairs));
+        let (lanes, k) = (lanes.min(n - first), kc.min(k - from));
+        let at = t / pieces * block + first / width * by.panel(width, k);
         // SAFETY: pieces of a block lie behind each other, and these columns and k are inside the matrix, as
         // `product` has checked.
         unsafe {
-            let dst = out.slice(t / pieces * block + first * depth, size(lanes, depth, width));
-            pack_part(dst, source, width, pairs);
+            let dst = out.slice(at, size(by, lanes, k, width));
+            by.pack(dst, Source { data, lane, step, lanes, k }, width, Operand::B);
         }
     });
-}
-
-/// Packs lanes of a block of k.
-///
-/// # Safety
-/// They can be read; with `pairs` the machine has products of bf16.
-unsafe fn pack_part<T: Real>(dst: &mut [T], source: Source<T>, width: usize, pairs: bool) {
-    // SAFETY: handed through.
-    unsafe {
-        if pairs {
-            bf16::pack(dst, source, width);
-        } else {
-            pack(dst, source, width);
-        }
-    }
 }
 
 /// One tile of C: rows `i..i + rows`, columns `j..j + cols`.
@@ -210,22 +201,23 @@ fn part<T: Real>(
     (j, cols): (usize, usize),
 ) {
     let Plan { tile, pack_a, pack_b, share_b, .. } = *plan;
-    let most = deep(KC.min(p.k), p.pairs);
-    let a_room = if pack_a { room(rows, most, tile.0) } else { 0 };
-    let b_room = if pack_b && !share_b { room(cols.min(NB), most, tile.1) } else { 0 };
+    let (by, kc) = (p.by, p.by.block_of_k());
+    let most = kc.min(p.k);
+    let a_room = if pack_a { room(by, rows, most, tile.0) } else { 0 };
+    let b_room = if pack_b && !share_b { room(by, cols.min(NB), most, tile.1) } else { 0 };
     scratch::with(a_room + b_room, |packed: &mut [T]| {
         let (packed_a, packed_b) = packed.split_at_mut(a_room);
         let mut from = 0;
         // At least once, so that k = 0 writes zeros.
         while from == 0 || from < p.k {
-            let depth = KC.min(p.k - from);
-            let steps = deep(depth, p.pairs);
+            let depth = kc.min(p.k - from);
+            let panels = (by.panel(tile.0, depth), by.panel(tile.1, depth));
             let a = p.a.data.as_ptr().wrapping_add(i * p.a.row_stride + from * p.a.col_stride);
             let (a_lane, a_step) = (p.a.row_stride, p.a.col_stride);
+            let of_a = Source { data: a, lane: a_lane, step: a_step, lanes: rows, k: depth };
             if a_room > 0 {
-                let source = Source { data: a, lane: a_lane, step: a_step, lanes: rows, k: depth };
                 // SAFETY: these rows and k are inside A, as `product` has checked.
-                unsafe { pack_part(packed_a, source, tile.0, p.pairs) };
+                unsafe { by.pack(packed_a, of_a, tile.0, Operand::A) };
             }
             let a = if pack_a { packed_a.as_ptr() } else { a };
             for at in (0..cols).step_by(NB) {
@@ -233,15 +225,14 @@ fn part<T: Real>(
                 let j = j + at;
                 let b = p.b.data.as_ptr().wrapping_add(from * p.b.row_stride + j * p.b.col_stride);
                 let (b_lane, b_step) = (p.b.col_stride, p.b.row_stride);
+                let of_b = Source { data: b, lane: b_lane, step: b_step, lanes: width, k: depth };
                 if b_room > 0 {
-                    let source =
-                        Source { data: b, lane: b_lane, step: b_step, lanes: width, k: depth };
                     // SAFETY: these columns and k are inside B, as `product` has checked.
-                    unsafe { pack_part(packed_b, source, tile.1, p.pairs) };
+                    unsafe { by.pack(packed_b, of_b, tile.1, Operand::B) };
                 }
                 let b = if share_b {
-                    let block = room(p.n, most, tile.1);
-                    shared_b[from / KC * block + j * steps..].as_ptr()
+                    let block = room(by, p.n, most, tile.1);
+                    shared_b[from / kc * block + j / tile.1 * panels.1..].as_ptr()
                 } else if pack_b {
                     packed_b.as_ptr()
                 } else {
@@ -253,32 +244,26 @@ fn part<T: Real>(
                     a_row: if pack_a { 1 } else { a_lane },
                     a_col: if pack_a { tile.0 } else { a_step },
                     a_width: tile.0,
-                    a_panel: if pack_a { tile.0 * steps } else { tile.0 * a_lane },
+                    a_panel: if pack_a { panels.0 } else { tile.0 * a_lane },
                     b,
                     b_row: if pack_b { tile.1 } else { b_step },
                     b_width: tile.1,
-                    b_panel: if pack_b { tile.1 * steps } else { tile.1 },
+                    b_panel: if pack_b { panels.1 } else { tile.1 },
                     b_padded: pack_b,
                     b_far: share_b,
                     c: p.c.pointer(p.at + i * p.ldc + j),
                     ldc: p.ldc,
                     m: rows,
                     n: width,
-                    k: steps,
+                    k: depth,
                     add: p.accumulate || from > 0,
                     epilogue: if last { p.epilogue.columns(j, width) } else { Epilogue::None },
                 };
                 // SAFETY: A and B are the checked matrices or panels packed before; C's rows and columns
                 // are inside its slice, and no other task has this tile.
-                unsafe {
-                    if p.pairs {
-                        bf16::block(operands);
-                    } else {
-                        block(operands);
-                    }
-                }
+                unsafe { by.block(operands, of_a, of_b) };
             }
-            from += KC;
+            from += kc;
         }
     });
 }

@@ -79,7 +79,7 @@ pub(super) struct Block<'a, T> {
 
 impl<'a, T: Real> Block<'a, T> {
     /// The same block where U is T by another name.
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(test, target_arch = "x86_64"))]
     pub(super) fn cast<U: Real>(self) -> Block<'a, U> {
         Block {
             a: self.a.cast(),
@@ -398,18 +398,32 @@ unsafe fn ragged<V: Vector, const R: usize, const N: usize>(
     tile: &[[V; N]; R],
 ) {
     for (r, row) in tile.iter().enumerate() {
-        for (v, &sum) in row.iter().enumerate().take(cols.div_ceil(LANES)) {
-            let (at, width) = (v * LANES, LANES.min(cols - v * LANES));
-            // SAFETY: the columns that are left in this row of the tile.
-            let dst = unsafe {
-                std::slice::from_raw_parts_mut(c.wrapping_add(r * block.ldc + at), width)
-            };
-            let sum = if block.add { V::load_part(dst).add(sum) } else { sum };
-            let sum = match block.epilogue {
-                Epilogue::None => sum,
-                Epilogue::Bias(bias) => sum.add(V::load_part(&bias[j + at..j + at + width])),
-            };
-            sum.store_part(dst);
-        }
+        // SAFETY: a row of the tile, handed through.
+        unsafe { write_row(block, c.wrapping_add(r * block.ldc), j, cols, row) };
+    }
+}
+
+/// Writes a row of C, `cols` columns wide; `j` is its first column within the block.
+///
+/// # Safety
+/// The row at `c` can be read and written.
+#[inline(always)]
+pub(super) unsafe fn write_row<V: Vector>(
+    block: &Block<V::Elem>,
+    c: *mut V::Elem,
+    j: usize,
+    cols: usize,
+    row: &[V],
+) {
+    for (v, &sum) in row.iter().enumerate().take(cols.div_ceil(LANES)) {
+        let (at, width) = (v * LANES, LANES.min(cols - v * LANES));
+        // SAFETY: the columns that are left in this row.
+        let dst = unsafe { std::slice::from_raw_parts_mut(c.wrapping_add(at), width) };
+        let sum = if block.add { V::load_part(dst).add(sum) } else { sum };
+        let sum = match block.epilogue {
+            Epilogue::None => sum,
+            Epilogue::Bias(bias) => sum.add(V::load_part(&bias[j + at..j + at + width])),
+        };
+        sum.store_part(dst);
     }
 }

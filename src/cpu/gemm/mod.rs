@@ -39,6 +39,7 @@
 //! and then the epilogue. Tiles, packing, transposes, threads and instruction set change who computes
 //! an element and when, never this sum. NaN and infinity go through as IEEE says.
 
+mod arithmetic;
 mod bf16;
 mod blocked;
 mod micro;
@@ -47,10 +48,13 @@ mod panels;
 mod serial;
 #[cfg(test)]
 mod tests;
+mod tiles;
 mod vector;
 mod yardstick;
 
 use std::any::TypeId;
+
+use arithmetic::Arithmetic;
 
 use super::simd::{Real, Shared};
 
@@ -123,8 +127,8 @@ pub enum Precision {
     /// In f32, the same bits on every machine.
     #[default]
     Highest,
-    /// As exact as f32 to the eye of a gradient, by splitting f32 into several bf16 where a machine
-    /// multiplies matrices of bf16 many times faster. No such kernel is here yet: this is `Highest`.
+    /// As exact as f32, in other bits: each f32 split into three bf16, six products of them, where a machine
+    /// multiplies matrices of bf16 many times faster (AMX); elsewhere as `Highest`. Numbers below 10⁻³⁰ lose low bits.
     High,
     /// Operands rounded to bf16 (8 bits), sums in f32, where the machine has instructions that do it faster
     /// than f32; elsewhere as `Highest`.
@@ -169,12 +173,8 @@ pub fn gemm_at<T: Real>(
     accumulate: bool,
     epilogue: Epilogue<'_, T>,
 ) {
-    let work = m.saturating_mul(n).saturating_mul(k);
-    let pairs = precision == Precision::Medium
-        && m.min(n).min(k) > 1
-        && work >= PAIRS_FROM
-        && bf16::pays::<T>();
-    product(pairs, c, 0, ldc, (a, 0), (b, 0), 1, m, n, k, accumulate, epilogue);
+    let by = Arithmetic::new::<T>(precision, (m, n, k));
+    product(by, c, 0, ldc, (a, 0), (b, 0), 1, m, n, k, accumulate, epilogue);
 }
 
 /// `count` products of one shape: the i-th reads A at `i · a_stride` and B at `i · b_stride` (a stride of
@@ -198,7 +198,7 @@ pub fn gemm_batched<T: Real>(
 ) {
     let none = Epilogue::None;
     let (a, b) = ((a, a_stride), (b, b_stride));
-    product(false, c, c_stride, ldc, a, b, count, m, n, k, accumulate, none);
+    product(Arithmetic::Fma, c, c_stride, ldc, a, b, count, m, n, k, accumulate, none);
 }
 
 /// One product of a batch, with every matrix in place.
@@ -215,13 +215,12 @@ struct Product<'a, T> {
     k: usize,
     accumulate: bool,
     epilogue: Epilogue<'a, T>,
-    /// Operands are rounded to bf16 and multiplied in pairs.
-    pairs: bool,
+    by: Arithmetic,
 }
 
 /// Checks everything once, so that the kernels may use pointers, and picks a path.
 fn product<T: Real>(
-    pairs: bool,
+    by: Arithmetic,
     c: &mut [T],
     c_stride: usize,
     ldc: usize,
@@ -259,7 +258,7 @@ fn product<T: Real>(
         k,
         accumulate,
         epilogue,
-        pairs,
+        by,
     };
     if TypeId::of::<T>() == TypeId::of::<f64>() && k > 0 {
         return (0..count).for_each(|i| blocked::double(&item(i)));

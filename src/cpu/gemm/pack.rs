@@ -28,6 +28,14 @@ pub(super) struct Source<T> {
     pub(super) k: usize,
 }
 
+impl<T> Source<T> {
+    /// The same part where U is T by another name.
+    pub(super) fn cast<U>(self) -> Source<U> {
+        let Source { data, lane, step, lanes, k } = self;
+        Source { data: data.cast(), lane, step, lanes, k }
+    }
+}
+
 /// The elements that `lanes` × `k` take in panels of `width`.
 pub(super) fn size(lanes: usize, k: usize, width: usize) -> usize {
     lanes.div_ceil(width) * width * k

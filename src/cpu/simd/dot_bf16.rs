@@ -14,7 +14,8 @@ pub fn available() -> bool {
 /// the maker.
 pub fn pays() -> bool {
     static FAST: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
-    super::level() == super::Level::Avx512 && *FAST.get_or_init(|| available() && !intel())
+    matches!(super::level(), super::Level::Avx512 | super::Level::Amx)
+        && *FAST.get_or_init(|| available() && !intel())
 }
 
 /// Whether Intel made the processor.

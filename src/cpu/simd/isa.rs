@@ -17,6 +17,8 @@ pub enum Level {
     Avx512 = 3,
     /// 128-bit vectors (every 64-bit ARM).
     Neon = 4,
+    /// As [`Level::Avx512`], and products of bf16 in tiles (Intel's servers since Sapphire Rapids).
+    Amx = 5,
 }
 
 impl Level {
@@ -27,6 +29,7 @@ impl Level {
             Level::Avx2 => "avx2",
             Level::Avx512 => "avx512",
             Level::Neon => "neon",
+            Level::Amx => "amx",
         }
     }
 
@@ -35,6 +38,7 @@ impl Level {
             2 => Level::Avx2,
             3 => Level::Avx512,
             4 => Level::Neon,
+            5 => Level::Amx,
             _ => Level::Portable,
         }
     }
@@ -58,6 +62,9 @@ pub fn available_levels() -> Vec<Level> {
             levels.push(Level::Avx2);
             if ["avx512f", "avx512bw", "avx512dq", "avx512vl"].into_iter().all(has_avx512) {
                 levels.push(Level::Avx512);
+                if super::amx::available() {
+                    levels.push(Level::Amx);
+                }
             }
         }
     }
@@ -174,7 +181,7 @@ unsafe fn run_on<K: Kernel<f32>>(level: Level, kernel: K) -> K::Output {
     match level {
         // SAFETY: the caller's promise.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { run::avx512(kernel) },
+        Level::Avx512 | Level::Amx => unsafe { run::avx512(kernel) },
         // SAFETY: the caller's promise.
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => unsafe { run::avx2(kernel) },

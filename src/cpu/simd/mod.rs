@@ -26,6 +26,8 @@
 //!
 //! `f64`, which only checks gradients, runs through the same sources on an array of sixteen.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 pub mod dot_bf16;
 mod heads;
 mod isa;
@@ -46,6 +48,8 @@ pub(crate) use heads::{Extent, HeadRows, Heads, for_heads};
 #[cfg(test)]
 pub(crate) use isa::at_every_level;
 pub(crate) use isa::{dispatch_at, level_here, with_level};
+#[cfg(test)]
+pub(crate) use portable::Lanes;
 pub(crate) use shared::Shared;
 pub(crate) use strips::{Strip, Strips, for_pieces, for_strips};
 

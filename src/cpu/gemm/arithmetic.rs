@@ -1,0 +1,134 @@
+//! What multiplies and adds inside a block: it decides how operands are packed, and the bits.
+
+use super::micro::{Block, block, tile_size};
+use super::pack::{Source, pack};
+use super::tiles::{self, Parts};
+use super::{KC, PAIRS_FROM, Precision, bf16};
+use crate::cpu::simd::Real;
+
+/// One way to compute a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Arithmetic {
+    /// Fused multiply-adds, the same bits everywhere.
+    Fma,
+    /// Operands rounded to bf16, multiplied in [pairs](bf16).
+    Pairs,
+    /// Operands split into so many bf16, multiplied in [tiles].
+    Tiles(Parts),
+    /// [`Arithmetic::Tiles`] on a model of the processor's tiles.
+    #[cfg(test)]
+    Model(Parts),
+}
+
+/// Which operand is packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Operand {
+    /// A, whose lanes are rows of C.
+    A,
+    /// B, whose lanes are columns of C.
+    B,
+}
+
+impl Arithmetic {
+    /// The fastest that `precision` allows for a product of this shape on the instruction set in force.
+    pub(super) fn new<T: Real>(
+        precision: Precision,
+        (m, n, k): (usize, usize, usize),
+    ) -> Arithmetic {
+        let parts = match precision {
+            Precision::Highest => return Arithmetic::Fma,
+            Precision::High => Parts::Three,
+            Precision::Medium => Parts::One,
+        };
+        if tiles::available::<T>() && tiles::pays(parts, (m, n, k)) {
+            return Arithmetic::Tiles(parts);
+        }
+        let work = m.saturating_mul(n).saturating_mul(k);
+        let large = m.min(n).min(k) > 1 && work >= PAIRS_FROM;
+        if parts == Parts::One && large && bf16::pays::<T>() {
+            Arithmetic::Pairs
+        } else {
+            Arithmetic::Fma
+        }
+    }
+
+    /// The parts of operands that are split for tiles.
+    fn parts(self) -> Option<Parts> {
+        match self {
+            Arithmetic::Fma | Arithmetic::Pairs => None,
+            Arithmetic::Tiles(parts) => Some(parts),
+            #[cfg(test)]
+            Arithmetic::Model(parts) => Some(parts),
+        }
+    }
+
+    /// The length of a block of k.
+    pub(super) fn block_of_k(self) -> usize {
+        self.parts().map_or(KC, tiles::block_of_k)
+    }
+
+    /// Rows and columns of the micro-kernel's tile of C.
+    pub(super) fn tile<T: Real>(self) -> (usize, usize) {
+        self.parts().map_or_else(tile_size::<T>, |_| (tiles::SIDE, tiles::SIDE))
+    }
+
+    /// The work of a product in multiply-adds of [`Arithmetic::Fma`] that take about as long.
+    pub(super) fn work(self, (m, n, k): (usize, usize, usize)) -> usize {
+        m.saturating_mul(n).saturating_mul(k) / self.parts().map_or(1, tiles::times_as_fast)
+    }
+
+    /// Whether both operands have to be packed.
+    pub(super) fn packs(self) -> bool {
+        self != Arithmetic::Fma
+    }
+
+    /// The elements of a panel of `width` lanes, `k` deep.
+    pub(super) fn panel(self, width: usize, k: usize) -> usize {
+        match self.parts() {
+            Some(parts) => tiles::panel(parts, k),
+            None if self == Arithmetic::Pairs => width * k.div_ceil(2),
+            None => width * k,
+        }
+    }
+
+    /// Packs `source` into panels of `width` lanes.
+    ///
+    /// # Safety
+    /// All of the source can be read, and the machine has this arithmetic.
+    pub(super) unsafe fn pack<T: Real>(
+        self,
+        dst: &mut [T],
+        source: Source<T>,
+        width: usize,
+        operand: Operand,
+    ) {
+        // SAFETY: handed through.
+        unsafe {
+            match self {
+                Arithmetic::Fma => pack(dst, source, width),
+                Arithmetic::Pairs => bf16::pack(dst, source, width),
+                Arithmetic::Tiles(parts) => tiles::pack(dst, source, operand, parts),
+                #[cfg(test)]
+                Arithmetic::Model(parts) => tiles::model::pack(dst, source, operand, parts),
+            }
+        }
+    }
+
+    /// Computes a block of C; `a` and `b` are its operands before they were packed.
+    ///
+    /// # Safety
+    /// As [`micro::block`](super::micro::block), with operands that this arithmetic has packed, from sources that
+    /// can still be read.
+    pub(super) unsafe fn block<T: Real>(self, operands: Block<'_, T>, a: Source<T>, b: Source<T>) {
+        // SAFETY: handed through.
+        unsafe {
+            match self {
+                Arithmetic::Fma => block(operands),
+                Arithmetic::Pairs => bf16::block(Block { k: operands.k.div_ceil(2), ..operands }),
+                Arithmetic::Tiles(parts) => tiles::block(operands, parts, a, b),
+                #[cfg(test)]
+                Arithmetic::Model(parts) => tiles::model::block(operands, parts, a, b),
+            }
+        }
+    }
+}

@@ -1,0 +1,413 @@
+//! Products in tiles: AMX, which multiplies matrices of bf16 as one instruction.
+//!
+//! A core has eight registers of 16 rows × 64 bytes. `tdpbf16ps` multiplies two of them into a third:
+//!
+//! ```text
+//!                          B: 16 pairs of k × 16 columns of pairs
+//!   A: 16 rows × 32 k  ·   [ b(0,j) b(1,j) ]        +=   C: 16 × 16 of f32
+//!                          [ b(2,j) b(3,j) ] …
+//! ```
+//!
+//! which is 16 384 operations in 16 cycles, sixteen times what two AVX-512 multiply-adds do. Four registers
+//! hold 32 × 32 of C here, two a strip of A, two a panel of B. A panel is 32 lanes wide; for every 32 of k it
+//! has, part by part (see below), two tiles of 1 KiB as the registers take them. At its end lies a margin.
+//!
+//! # f32 in three parts
+//!
+//! An f32 has 24 bits, a bf16 has 8, so three of them hold it: x = x₀ + x₁ + x₂, each the rest of the one before
+//! rounded to nearest. Of the nine products six matter; the others are below the last bit:
+//!
+//! ```text
+//!   a · b  =  a₀b₀ + (a₀b₁ + a₁b₀) + (a₀b₂ + a₁b₁ + a₂b₀) + …
+//!             1       2⁻⁸             2⁻¹⁶                    2⁻²⁴
+//! ```
+//!
+//! All six are added to the same C while it stays in its registers, which [`Precision::High`](super::Precision)
+//! stands for. A rest of infinity or NaN is no number and the largest f32 would round up to infinity, so a row or
+//! column with one of these in a block of k is summed in f32 instead ([`mend`]). Below 2⁻¹⁰² the last rest is
+//! no normal number any more and is lost, because tiles take those for 0.
+//!
+//! The idea is Henry, Tang and Heinecke's (2019, "Leveraging the bfloat16 Artificial Intelligence Datatype for
+//! Higher-Precision Computations"). Splitting in two parts and adding three products leaves errors 15 times those
+//! of f32; it is here for the test that says so.
+//!
+//! # The bits
+//!
+//! One `tdpbf16ps` sums the even and the odd k of its 32 in a chain of multiply-adds each, from 0, adds the two, and
+//! adds that to C; blocks of k are summed as everywhere. So the bits depend neither on tiles nor on threads, but
+//! they are others than those of `vdpbf16ps` or of f32.
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
+mod amx;
+#[cfg(test)]
+pub(super) mod model;
+#[cfg(test)]
+mod tests;
+#[cfg(all(test, feature = "cli", target_arch = "x86_64", target_os = "linux", not(miri)))]
+mod trap;
+
+use super::arithmetic::Operand;
+use super::micro::{Block, write_row};
+use super::pack::Source;
+use crate::cpu::simd::{LANES, Real, Vector};
+
+/// Rows and columns of C that are computed at once, and lanes of a panel: two tiles.
+pub(super) const SIDE: usize = 2 * LANES;
+
+/// The k of a tile.
+const STEP: usize = 32;
+
+/// The elements of a tile in memory.
+const TILE: usize = LANES * LANES;
+
+/// Elements after the tiles of a panel. The first holds a bit for each lane with a number that cannot be split.
+const MARGIN: usize = LANES;
+
+/// Above this a number, rounded to bf16, might be infinite. (The largest bf16 is 3.3895e38.)
+const SPLITTABLE: f32 = 3.38e38;
+
+/// How many bf16 an operand is split into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Parts {
+    One = 1,
+    #[cfg_attr(not(test), expect(dead_code, reason = "computed beside the others in tests"))]
+    Two = 2,
+    Three = 3,
+}
+
+impl Parts {
+    /// The products that are computed, as (part of A, part of B), in their order: from one to the next only one of
+    /// the two changes, so that it alone is loaded.
+    #[cfg(test)]
+    const fn products(self) -> &'static [(usize, usize)] {
+        match self {
+            Parts::One => &[(0, 0)],
+            Parts::Two => &[(1, 0), (0, 0), (0, 1)],
+            Parts::Three => &[(0, 2), (0, 1), (1, 1), (1, 0), (0, 0), (2, 0)],
+        }
+    }
+}
+
+/// Whether T is f32 and the instruction set in force has tiles.
+pub(super) fn available<T: Real>() -> bool {
+    use crate::cpu::simd::{Level, level};
+    std::any::TypeId::of::<T>() == std::any::TypeId::of::<f32>() && level() == Level::Amx
+}
+
+/// Whether tiles are faster than f32 for this shape: packing, of which there is (m + n) k, has to be worth its
+/// m n k products, and a side shorter than a tile is filled up with zeros.
+pub(super) fn pays(parts: Parts, (m, n, k): (usize, usize, usize)) -> bool {
+    let side = if parts == Parts::One { 16 } else { 48 };
+    m.min(n) >= side && k >= STEP
+}
+
+/// About how many times as fast as multiply-adds of f32 a large product is, packing included.
+pub(super) fn times_as_fast(parts: Parts) -> usize {
+    match parts {
+        Parts::One => 6,
+        Parts::Two => 3,
+        Parts::Three => 2,
+    }
+}
+
+/// The length of a block of k. A panel of B should stay in the first-level cache, and every block costs a pass over C.
+pub(super) fn block_of_k(parts: Parts) -> usize {
+    if parts == Parts::One { 512 } else { 256 }
+}
+
+/// The elements of a panel `k` deep.
+pub(super) fn panel(parts: Parts, k: usize) -> usize {
+    k.div_ceil(STEP) * parts as usize * 2 * TILE + MARGIN
+}
+
+/// Sums of 32 × 32 elements of C.
+#[repr(C, align(64))]
+struct Sums([f32; SIDE * SIDE]);
+
+/// Something that has tiles: the processor, or the model of one in tests.
+trait Unit {
+    /// Its vectors.
+    type V: Vector<Elem = f32>;
+    /// The nearest bf16, as f32. Numbers below the normal ones are 0.
+    fn round(x: Self::V) -> Self::V;
+    /// 32 bf16: those nearest to the lanes of `low`, then of `high`.
+    fn beside(low: Self::V, high: Self::V) -> Self::V;
+    /// In each lane two bf16: the nearest to `low`'s in the low half, to `high`'s in the high one.
+    fn between(low: Self::V, high: Self::V) -> Self::V;
+    /// Gives all eight registers 16 rows of 64 bytes.
+    fn begin();
+    /// Gives the registers back.
+    fn end();
+    /// The sums of one strip of A and one panel of B over `steps` of 32 k.
+    ///
+    /// # Safety
+    /// Both hold that many steps of `parts` parts, aligned to 64 bytes, and the registers are there.
+    unsafe fn sums(parts: Parts, a: *const f32, b: *const f32, steps: usize, to: &mut Sums);
+}
+
+/// Packs `source` into panels; what is missing becomes 0.
+///
+/// # Safety
+/// All of the source can be read, and tiles are [`available`].
+pub(super) unsafe fn pack<T: Real>(
+    dst: &mut [T],
+    source: Source<T>,
+    operand: Operand,
+    parts: Parts,
+) {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
+    // SAFETY: T is f32 and the instructions are there, handed through with the rest.
+    unsafe {
+        amx::pack(bytemuck::cast_slice_mut(dst), source.cast(), operand, parts);
+    }
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux", not(miri))))]
+    {
+        let _ = (dst, source, operand, parts);
+        unreachable!("no tiles here")
+    }
+}
+
+/// Computes a block of C from packed operands; `a` and `b` are what they were packed from.
+///
+/// # Safety
+/// As [`micro::block`](super::micro::block); the sources can be read, and tiles are [`available`].
+pub(super) unsafe fn block<T: Real>(block: Block<'_, T>, parts: Parts, a: Source<T>, b: Source<T>) {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
+    // SAFETY: T is f32 and the instructions are there, handed through with the rest.
+    unsafe {
+        amx::block(block.cast(), parts, a.cast(), b.cast());
+    }
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux", not(miri))))]
+    {
+        let _ = (block, parts, a, b);
+        unreachable!("no tiles here")
+    }
+}
+
+/// [`pack`] on one kind of tiles.
+///
+/// # Safety
+/// All of the source can be read.
+#[inline(always)]
+unsafe fn pack_for<U: Unit>(dst: &mut [f32], source: Source<f32>, operand: Operand, parts: Parts) {
+    let (size, steps) = (panel(parts, source.k), source.k.div_ceil(STEP));
+    let panels = source.lanes.div_ceil(SIDE);
+    assert!(dst.len() >= panels * size, "panels need more room");
+    for t in 0..panels * steps {
+        // Along the rows of the source: lane after lane where they lie side by side.
+        let (p, step) =
+            if source.lane == 1 { (t % panels, t / panels) } else { (t / steps, t % steps) };
+        let panel = &mut dst[p * size..(p + 1) * size];
+        let mut strange = if step == 0 { 0 } else { panel[size - MARGIN].to_bits() };
+        for half in 0..2 {
+            let (first, from) = (p * SIDE + half * LANES, step * STEP);
+            let square = Source {
+                data: source.data.wrapping_add(first * source.lane + from * source.step),
+                lanes: source.lanes.saturating_sub(first).min(LANES),
+                k: STEP.min(source.k - from),
+                ..source
+            };
+            let at = (step * parts as usize * 2 + half) * TILE;
+            // SAFETY: these lanes and k belong to the source.
+            let found = unsafe { tile::<U>(&mut panel[at..], square, operand, parts) };
+            strange |= found << (half * LANES);
+        }
+        panel[size - MARGIN] = f32::from_bits(strange);
+    }
+}
+
+/// Splits 16 lanes × 32 k into a tile a part, 2 [`TILE`]s apart. Returns a bit for each lane with a number that
+/// cannot be split.
+///
+/// # Safety
+/// These lanes and k can be read.
+#[inline(always)]
+unsafe fn tile<U: Unit>(
+    dst: &mut [f32],
+    square: Source<f32>,
+    operand: Operand,
+    parts: Parts,
+) -> u32 {
+    let along_k = square.step == 1 && square.lane != 1;
+    let (zero, one) = (U::V::zero(), U::V::splat(1.0));
+    let mut strange = zero;
+    for i in 0..LANES {
+        // SAFETY: handed through.
+        let (mut low, mut high) = unsafe {
+            if along_k {
+                (row::<U>(&square, i, 0), row::<U>(&square, i, LANES))
+            } else {
+                (step_of::<U>(&square, 2 * i), step_of::<U>(&square, 2 * i + 1))
+            }
+        };
+        if parts != Parts::One {
+            for x in [low, high] {
+                let fine = x.abs().le(U::V::splat(SPLITTABLE));
+                strange = strange.max(U::V::select(fine, zero, one));
+            }
+        }
+        for part in 0..parts as usize {
+            if part > 0 {
+                (low, high) = (low.sub(U::round(low)), high.sub(U::round(high)));
+            }
+            let both = if along_k { U::beside(low, high) } else { U::between(low, high) };
+            both.store(&mut dst[part * 2 * TILE + i * LANES..]);
+        }
+    }
+    // Now row i is a lane with its pairs of k, or a pair of k with its lanes. A wants the former, B the latter.
+    if along_k == (operand == Operand::B) {
+        for part in 0..parts as usize {
+            let tile = &mut dst[part * 2 * TILE..][..TILE];
+            let mut rows = [zero; LANES];
+            for i in 0..LANES {
+                rows[i] = U::V::load(&tile[i * LANES..]);
+            }
+            U::V::transpose(&mut rows);
+            for i in 0..LANES {
+                rows[i].store(&mut tile[i * LANES..]);
+            }
+        }
+    }
+    if U::V::any(zero.lt(strange)) {
+        // SAFETY: handed through.
+        return unsafe { strangers(&square) };
+    }
+    0
+}
+
+/// Sixteen k of lane `lane`, from k = `from` on; they lie side by side.
+///
+/// # Safety
+/// The square can be read.
+#[inline(always)]
+unsafe fn row<U: Unit>(square: &Source<f32>, lane: usize, from: usize) -> U::V {
+    if lane >= square.lanes || from >= square.k {
+        return U::V::zero();
+    }
+    let data = square.data.wrapping_add(lane * square.lane + from);
+    // The next k of this lane: sixteen lanes are more streams than the processor follows.
+    U::V::prefetch(data.wrapping_add(STEP));
+    // SAFETY: these k follow each other.
+    unsafe {
+        if square.k - from >= LANES {
+            U::V::load_ptr(data)
+        } else {
+            U::V::load_part(std::slice::from_raw_parts(data, square.k - from))
+        }
+    }
+}
+
+/// The lanes at k.
+///
+/// # Safety
+/// The square can be read.
+#[inline(always)]
+unsafe fn step_of<U: Unit>(square: &Source<f32>, k: usize) -> U::V {
+    if square.lanes == 0 || k >= square.k {
+        return U::V::zero();
+    }
+    let data = square.data.wrapping_add(k * square.step);
+    if square.lane == 1 {
+        U::V::prefetch(data.wrapping_add(STEP * square.step));
+        // SAFETY: the lanes lie side by side.
+        return unsafe {
+            if square.lanes == LANES {
+                U::V::load_ptr(data)
+            } else {
+                U::V::load_part(std::slice::from_raw_parts(data, square.lanes))
+            }
+        };
+    }
+    let mut lanes = [0.0; LANES];
+    for (lane, x) in lanes.iter_mut().enumerate().take(square.lanes) {
+        // SAFETY: a lane of the square.
+        *x = unsafe { *data.add(lane * square.lane) };
+    }
+    U::V::from_array(lanes)
+}
+
+/// A bit for each lane of the square with a number that cannot be split.
+///
+/// # Safety
+/// The square can be read.
+#[cold]
+unsafe fn strangers(square: &Source<f32>) -> u32 {
+    let mut all = 0;
+    for (lane, k) in (0..square.lanes).flat_map(|lane| (0..square.k).map(move |k| (lane, k))) {
+        // SAFETY: a lane and a k of the square.
+        let x = unsafe { *square.data.add(lane * square.lane + k * square.step) };
+        if x.is_nan() || x.abs() > SPLITTABLE {
+            all |= 1 << lane;
+        }
+    }
+    all
+}
+
+/// [`block`] on one kind of tiles: panels of B outside, so that one stays in the first-level cache while all of A
+/// passes.
+///
+/// # Safety
+/// As [`block`].
+#[inline(always)]
+unsafe fn block_for<U: Unit>(block: &Block<'_, f32>, parts: Parts, a: Source<f32>, b: Source<f32>) {
+    let mut sums = Sums([0.0; SIDE * SIDE]);
+    let margin = panel(parts, block.k) - MARGIN;
+    U::begin();
+    for j in (0..block.n).step_by(SIDE) {
+        let right = block.b.wrapping_add(j / SIDE * block.b_panel);
+        for i in (0..block.m).step_by(SIDE) {
+            let left = block.a.wrapping_add(i / SIDE * block.a_panel);
+            let (rows, cols) = (SIDE.min(block.m - i), SIDE.min(block.n - j));
+            let c = block.c.wrapping_add(i * block.ldc + j);
+            for r in 0..rows {
+                U::V::prefetch(c.wrapping_add(r * block.ldc));
+                U::V::prefetch(c.wrapping_add(r * block.ldc + LANES));
+            }
+            // SAFETY: a strip and a panel, packed for this k, each with its margin.
+            unsafe {
+                U::sums(parts, left, right, block.k.div_ceil(STEP), &mut sums);
+                if parts != Parts::One {
+                    let strange = ((*left.add(margin)).to_bits(), (*right.add(margin)).to_bits());
+                    if strange != (0, 0) {
+                        mend(&mut sums, strange, (&a, i, rows), (&b, j, cols));
+                    }
+                }
+            }
+            for r in 0..rows {
+                let row = &sums.0[r * SIDE..];
+                let row = [U::V::load(row), U::V::load(&row[LANES..])];
+                // SAFETY: a row of this part of C.
+                unsafe { write_row(block, c.wrapping_add(r * block.ldc), j, cols, &row) };
+            }
+        }
+    }
+    U::end();
+}
+
+/// Sums anew, in f32, the elements whose row of A or column of B has a number that cannot be split.
+///
+/// # Safety
+/// `rows` lanes of A from i on and `cols` of B from j on can be read.
+#[cold]
+unsafe fn mend(
+    sums: &mut Sums,
+    (in_a, in_b): (u32, u32),
+    (a, i, rows): (&Source<f32>, usize, usize),
+    (b, j, cols): (&Source<f32>, usize, usize),
+) {
+    for (r, c) in (0..rows).flat_map(|r| (0..cols).map(move |c| (r, c))) {
+        if in_a >> r & 1 == 0 && in_b >> c & 1 == 0 {
+            continue;
+        }
+        sums.0[r * SIDE + c] = (0..a.k).fold(0.0f32, |sum, k| {
+            // SAFETY: a row of A and a column of B, as the caller vouches.
+            let (x, y) = unsafe {
+                (
+                    *a.data.add((i + r) * a.lane + k * a.step),
+                    *b.data.add((j + c) * b.lane + k * b.step),
+                )
+            };
+            x.mul_add(y, sum)
+        });
+    }
+}

@@ -1,0 +1,194 @@
+//! The processor's tiles. Their intrinsics are not in stable Rust, hence instructions as text.
+
+use std::arch::asm;
+use std::arch::x86_64::*;
+
+use super::super::arithmetic::Operand;
+use super::super::micro::Block;
+use super::super::pack::Source;
+use super::{Parts, SIDE, Sums, TILE, Unit, block_for, pack_for};
+use crate::cpu::simd::F32x1;
+
+/// AMX with bf16.
+pub(super) struct Amx;
+
+/// What `ldtilecfg` reads: palette 1, and for each register the bytes of a row and the rows.
+#[repr(C, align(64))]
+struct Shape {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    row_bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+static SHAPE: Shape = {
+    let mut shape =
+        Shape { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
+    let mut i = 0;
+    while i < 8 {
+        (shape.row_bytes[i], shape.rows[i]) = (64, 16);
+        i += 1;
+    }
+    shape
+};
+
+/// The bytes of the two tiles of one part of one step, and of one tile.
+const PART: usize = 2 * ONE;
+const ONE: usize = TILE * size_of::<f32>();
+
+/// The strip of A of one part into registers 4 and 5.
+macro_rules! a {
+    ($part:literal) => {
+        concat!(
+            "tileloadd tmm4, [{a} + {row}*1 + ",
+            $part,
+            "*{part}]\n",
+            "tileloadd tmm5, [{a} + {row}*1 + ",
+            $part,
+            "*{part} + {one}]"
+        )
+    };
+}
+
+/// The panel of B of one part into registers 6 and 7.
+macro_rules! b {
+    ($part:literal) => {
+        concat!(
+            "tileloadd tmm6, [{b} + {row}*1 + ",
+            $part,
+            "*{part}]\n",
+            "tileloadd tmm7, [{b} + {row}*1 + ",
+            $part,
+            "*{part} + {one}]"
+        )
+    };
+}
+
+/// Their product, added to registers 0 to 3.
+macro_rules! dot {
+    () => {
+        "tdpbf16ps tmm0, tmm4, tmm6\n\
+         tdpbf16ps tmm1, tmm4, tmm7\n\
+         tdpbf16ps tmm2, tmm5, tmm6\n\
+         tdpbf16ps tmm3, tmm5, tmm7"
+    };
+}
+
+/// A loop over the steps with these instructions in it.
+macro_rules! steps {
+    ($a:ident, $b:ident, $steps:ident, $to:ident, $parts:literal; $($line:expr),*) => {
+        asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            "2:",
+            $($line,)*
+            "add {a}, {parts}*{part}",
+            "add {b}, {parts}*{part}",
+            "dec {steps}",
+            "jnz 2b",
+            "tilestored [{to} + {wide}*1], tmm0",
+            "tilestored [{to} + {wide}*1 + {row_bytes}], tmm1",
+            "tilestored [{to} + {wide}*1 + {below}], tmm2",
+            "tilestored [{to} + {wide}*1 + {below} + {row_bytes}], tmm3",
+            a = inout(reg) $a => _,
+            b = inout(reg) $b => _,
+            steps = inout(reg) $steps => _,
+            to = in(reg) $to,
+            row = in(reg) 64usize,
+            wide = in(reg) SIDE * size_of::<f32>(),
+            parts = const $parts,
+            part = const PART,
+            one = const ONE,
+            row_bytes = const 64,
+            below = const 16 * SIDE * size_of::<f32>(),
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        )
+    };
+}
+
+impl Unit for Amx {
+    type V = F32x1;
+
+    #[inline(always)]
+    fn round(x: F32x1) -> F32x1 {
+        // SAFETY: inlined into functions that have the instructions; no memory is touched.
+        F32x1(unsafe {
+            let halves = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x.0));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves)))
+        })
+    }
+
+    #[inline(always)]
+    fn beside(low: F32x1, high: F32x1) -> F32x1 {
+        // SAFETY: as in `round`.
+        F32x1(unsafe {
+            std::mem::transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(high.0, low.0))
+        })
+    }
+
+    #[inline(always)]
+    fn between(low: F32x1, high: F32x1) -> F32x1 {
+        super::super::bf16::interleaved(low, high)
+    }
+
+    #[inline(always)]
+    fn begin() {
+        // SAFETY: the machine has tiles, and `SHAPE` is a shape that they can have.
+        unsafe {
+            asm!("ldtilecfg [{}]", in(reg) &SHAPE, options(nostack, readonly, preserves_flags));
+        }
+    }
+
+    #[inline(always)]
+    fn end() {
+        // SAFETY: the machine has tiles; the compiler uses none.
+        unsafe { asm!("tilerelease", options(nostack, nomem, preserves_flags)) };
+    }
+
+    #[inline(always)]
+    unsafe fn sums(parts: Parts, a: *const f32, b: *const f32, steps: usize, to: &mut Sums) {
+        let to = to.0.as_mut_ptr();
+        if steps == 0 {
+            // SAFETY: `to` is that many elements.
+            return unsafe { to.write_bytes(0, SIDE * SIDE) };
+        }
+        // SAFETY: loads stay in the panels, which the caller vouches for, stores in `to`; the registers were given
+        // their shape by `begin`.
+        unsafe {
+            match parts {
+                Parts::One => steps!(a, b, steps, to, 1; a!(0), b!(0), dot!()),
+                Parts::Two => steps!(a, b, steps, to, 2;
+                    a!(1), b!(0), dot!(), a!(0), dot!(), b!(1), dot!()),
+                Parts::Three => steps!(a, b, steps, to, 3;
+                    a!(0), b!(2), dot!(), b!(1), dot!(), a!(1), dot!(), b!(0), dot!(), a!(0), dot!(),
+                    a!(2), dot!()),
+            }
+        }
+    }
+}
+
+/// [`super::pack`] for AMX.
+///
+/// # Safety
+/// All of the source can be read.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c,bmi2")]
+pub(super) unsafe fn pack(dst: &mut [f32], source: Source<f32>, operand: Operand, parts: Parts) {
+    // SAFETY: handed through.
+    unsafe { pack_for::<Amx>(dst, source, operand, parts) };
+}
+
+/// [`super::block`] for AMX.
+///
+/// # Safety
+/// As there.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c,bmi2")]
+pub(super) unsafe fn block(block: Block<'_, f32>, parts: Parts, a: Source<f32>, b: Source<f32>) {
+    // SAFETY: handed through.
+    unsafe { block_for::<Amx>(&block, parts, a, b) };
+}

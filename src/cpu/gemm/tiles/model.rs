@@ -1,0 +1,129 @@
+//! Tiles in plain Rust, after the pseudocode of Intel's manual (volume 2, TDPBF16PS): what the processor's must
+//! agree with, on machines that have none.
+
+use half::bf16;
+
+use super::super::arithmetic::Operand;
+use super::super::micro::Block;
+use super::super::pack::Source;
+use super::{Parts, SIDE, Sums, TILE, Unit, block_for, pack_for};
+use crate::cpu::simd::{LANES, Lanes, Real, Vector};
+
+/// A register: 16 rows of 16 times 32 bits.
+pub(super) type Register = [u32; TILE];
+
+/// Numbers below the normal ones are 0.
+pub(super) fn flushed(x: f32) -> f32 {
+    if x.is_subnormal() { 0f32.copysign(x) } else { x }
+}
+
+/// The bits of the bf16 nearest to x.
+fn nearest(x: f32) -> u16 {
+    bf16::from_f32(flushed(x)).to_bits()
+}
+
+/// `c += a b`: `tdpbf16ps c, a, b`.
+pub(super) fn dot(c: &mut Register, a: &Register, b: &Register) {
+    // A bf16 is the upper half of an f32.
+    let (low, high) = (
+        |x: u32| flushed(f32::from_bits(x << 16)),
+        |x: u32| flushed(f32::from_bits(x & 0xffff_0000)),
+    );
+    for m in 0..LANES {
+        let mut sums = [(0.0f32, 0.0f32); LANES];
+        for k in 0..LANES {
+            let x = a[m * LANES + k];
+            for (n, (even, odd)) in sums.iter_mut().enumerate() {
+                let y = b[k * LANES + n];
+                *even = flushed(low(x).mul_add(low(y), *even));
+                *odd = flushed(high(x).mul_add(high(y), *odd));
+            }
+        }
+        for (n, (even, odd)) in sums.into_iter().enumerate() {
+            let c = &mut c[m * LANES + n];
+            *c = flushed(flushed(f32::from_bits(*c)) + flushed(even + odd)).to_bits();
+        }
+    }
+}
+
+/// The model.
+pub(super) struct Model;
+
+impl Unit for Model {
+    type V = Lanes<f32>;
+
+    fn round(x: Self::V) -> Self::V {
+        Vector::from_array(x.to_array().map(|x| bf16::from_bits(nearest(x)).to_f32()))
+    }
+
+    fn beside(low: Self::V, high: Self::V) -> Self::V {
+        let all = [low.to_array(), high.to_array()].concat();
+        Vector::from_array(std::array::from_fn(|i| together(all[2 * i], all[2 * i + 1])))
+    }
+
+    fn between(low: Self::V, high: Self::V) -> Self::V {
+        let (low, high) = (low.to_array(), high.to_array());
+        Vector::from_array(std::array::from_fn(|i| together(low[i], high[i])))
+    }
+
+    fn begin() {}
+
+    fn end() {}
+
+    unsafe fn sums(parts: Parts, a: *const f32, b: *const f32, steps: usize, to: &mut Sums) {
+        let panel = |at: *const f32| {
+            // SAFETY: a panel is that long, as the caller vouches.
+            unsafe { std::slice::from_raw_parts(at, steps * parts as usize * 2 * TILE) }
+        };
+        let register = |panel: &[f32], step: usize, part: usize, half: usize| -> Register {
+            let at = ((step * parts as usize + part) * 2 + half) * TILE;
+            std::array::from_fn(|i| panel[at + i].to_bits())
+        };
+        let (a, b) = (panel(a), panel(b));
+        for (i, j) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+            let mut c = [0; TILE];
+            for step in 0..steps {
+                for &(left, right) in parts.products() {
+                    dot(&mut c, &register(a, step, left, i), &register(b, step, right, j));
+                }
+            }
+            for (at, &c) in c.iter().enumerate() {
+                let (row, col) = (i * LANES + at / LANES, j * LANES + at % LANES);
+                to.0[row * SIDE + col] = f32::from_bits(c);
+            }
+        }
+    }
+}
+
+/// Two bf16 in the 32 bits of an f32.
+fn together(low: f32, high: f32) -> f32 {
+    f32::from_bits((nearest(high) as u32) << 16 | nearest(low) as u32)
+}
+
+/// [`super::pack`] for the model.
+///
+/// # Safety
+/// As there; T is f32.
+pub(in super::super) unsafe fn pack<T: Real>(
+    dst: &mut [T],
+    source: Source<T>,
+    operand: Operand,
+    parts: Parts,
+) {
+    // SAFETY: handed through.
+    unsafe { pack_for::<Model>(bytemuck::cast_slice_mut(dst), source.cast(), operand, parts) };
+}
+
+/// [`super::block`] for the model.
+///
+/// # Safety
+/// As there; T is f32.
+pub(in super::super) unsafe fn block<T: Real>(
+    block: Block<'_, T>,
+    parts: Parts,
+    a: Source<T>,
+    b: Source<T>,
+) {
+    // SAFETY: handed through.
+    unsafe { block_for::<Model>(&block.cast(), parts, a.cast(), b.cast()) };
+}

@@ -1,0 +1,230 @@
+use super::super::arithmetic::Arithmetic;
+use super::super::{Epilogue, Mat, gemm, product};
+use super::Parts;
+
+const ALL: [Parts; 3] = [Parts::One, Parts::Two, Parts::Three];
+
+/// Evenly spread in ±0.5, the same for the same `i`.
+fn number(i: usize) -> f64 {
+    let mixed = (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed = (mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    (mixed >> 11) as f64 / (1u64 << 53) as f64 - 0.5
+}
+
+fn dense(data: &[f32], row_stride: usize) -> Mat<'_, f32> {
+    Mat { data, row_stride, col_stride: 1 }
+}
+
+/// `C = A B`, both dense, by one arithmetic.
+fn dense_product(by: Arithmetic, a: &[f32], b: &[f32], [m, n, k]: [usize; 3]) -> Vec<f32> {
+    let mut c = vec![0.0; m * n];
+    let none = Epilogue::None;
+    product(by, &mut c, 0, n, (dense(a, k), 0), (dense(b, n), 0), 1, m, n, k, false, none);
+    c
+}
+
+/// Checks `by` against f32 on numbers whose products and sums are exact in both, in every layout.
+fn exact_in_every_layout(by: Arithmetic, shapes: &[[usize; 3]]) {
+    let numbers = |len: usize, by: usize| -> Vec<f32> {
+        (0..len).map(|i| ((i * by % 23) as f32 - 11.0) * 0.5).collect()
+    };
+    for &[m, n, k] in shapes {
+        let (a, b) = (numbers(2 * m * k, 7), numbers(2 * k * n, 5));
+        let bias = numbers(n, 3);
+        for (a_lies, b_lies) in ["nn", "nt", "tn", "tt", "ss", "ns"].map(|way| way.split_at(1)) {
+            let mat = |data, rows, cols, lies: &str| {
+                let (row_stride, col_stride) = match lies {
+                    "n" => (cols, 1),
+                    "t" => (1, rows),
+                    _ => (2 * cols, 2), // every other element
+                };
+                Mat { data, row_stride, col_stride }
+            };
+            let (a, b) = (mat(&a, m, k, a_lies), mat(&b, k, n, b_lies));
+            let (mut want, mut got) = (numbers(m * n, 9), numbers(m * n, 9));
+            let bias = Epilogue::Bias(&bias);
+            gemm(&mut want, n, a, b, m, n, k, true, bias);
+            product(by, &mut got, 0, n, (a, 0), (b, 0), 1, m, n, k, true, bias);
+            assert_eq!(got, want, "{by:?}: {m} × {n} × {k}, {a_lies}{b_lies}");
+        }
+    }
+}
+
+#[test]
+fn exact_operands_give_the_f32_product_in_every_layout() {
+    let shapes: &[_] = if cfg!(miri) {
+        &[[3, 35, 33]]
+    } else {
+        &[[1, 1, 1], [17, 33, 31], [64, 64, 64], [33, 70, 300], [40, 290, 530]]
+    };
+    ALL.into_iter().for_each(|parts| exact_in_every_layout(Arithmetic::Model(parts), shapes));
+    let mut c = [5.0f32; 6];
+    let by = Arithmetic::Model(Parts::Three);
+    let none = Epilogue::None;
+    product(by, &mut c, 0, 3, (dense(&[], 0), 0), (dense(&[], 3), 0), 1, 2, 3, 0, false, none);
+    assert_eq!(c, [0.0; 6]);
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "threads over large products")]
+fn threads_do_not_change_bits() {
+    let shape @ [m, n, k] = [200, 170, 550];
+    let a: Vec<f32> = (0..m * k).map(|i| number(i) as f32).collect();
+    let b: Vec<f32> = (0..k * n).map(|i| number(i + 77_777) as f32).collect();
+    for parts in [Parts::One, Parts::Three] {
+        let run = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| dense_product(Arithmetic::Model(parts), &a, &b, shape))
+        };
+        let first = run(1);
+        for threads in 2..=4 {
+            assert!(run(threads) == first, "{threads} threads, {parts:?}");
+        }
+    }
+}
+
+/// The errors of a product, as shares of Σ|a||b|, in units of 2⁻²⁴: the largest and the root of the mean square.
+fn errors(c: &[f32], a: &[f32], b: &[f32], [m, n, k]: [usize; 3]) -> (f64, f64) {
+    let (mut most, mut squares) = (0.0f64, 0.0);
+    for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {
+        let terms = || (0..k).map(|p| a[i * k + p] as f64 * b[p * n + j] as f64);
+        let (sum, size) = (terms().sum::<f64>(), terms().map(f64::abs).sum::<f64>());
+        let error =
+            (c[i * n + j] as f64 - sum).abs() / size.max(f64::MIN_POSITIVE) * (1 << 24) as f64;
+        most = most.max(error);
+        squares += error * error;
+    }
+    (most, (squares / (m * n) as f64).sqrt())
+}
+
+/// The gate: only what passes is called as exact as f32. Each error is measured against the sum of the magnitudes
+/// of its own terms, so a large row hides no error in a small one, and compared with that of f32's multiply-adds.
+#[test]
+#[cfg_attr(miri, ignore = "large products")]
+fn three_parts_are_as_exact_as_f32_whatever_the_scales() {
+    type Entry = fn(usize, usize) -> f64;
+    let shape @ [m, n, k] = [64, 64, 768];
+    // Row (or column) and k of an element to its value.
+    let plain: Entry = |i, p| number(i * 4096 + p);
+    let kinds: [(&str, Entry, Entry); 5] = [
+        ("even", plain, |j, p| number(j * 4096 + p + 999_331)),
+        (
+            "rows and columns of all scales",
+            |i, p| number(i * 4096 + p) * 2f64.powi((i * 7 % 81) as i32 - 40),
+            |j, p| number(j * 4096 + p + 999_331) * 2f64.powi((j * 11 % 81) as i32 - 40),
+        ),
+        (
+            "elements of all scales",
+            |i, p| number(i * 4096 + p) * 2f64.powi(((i + p) * 13 % 81) as i32 - 40),
+            |j, p| number(j * 4096 + p + 999_331) * 2f64.powi(((j * 5 + p) * 29 % 81) as i32 - 40),
+        ),
+        (
+            "scales along k that cancel",
+            |i, p| number(i * 4096 + p) * 2f64.powi((p * 7 % 101) as i32 - 50),
+            |j, p| number(j * 4096 + p + 999_331) * 2f64.powi(50 - (p * 7 % 101) as i32),
+        ),
+        (
+            // Neighbours along k are each other's negative, but for the last bits: what is left of the sum is small.
+            "terms that cancel",
+            |i, p| number(i * 4096 + p / 2) * if p % 2 == 0 { 1.0 } else { -1.0 },
+            |j, p| number(j * 4096 + p / 2 + 999_331) * (1.0 + (p % 2) as f64 * 1e-6),
+        ),
+    ];
+    for (name, left, right) in kinds {
+        let a: Vec<f32> = (0..m * k).map(|at| left(at / k, at % k) as f32).collect();
+        let b: Vec<f32> = (0..k * n).map(|at| right(at % n, at / n) as f32).collect();
+        let of = |by| errors(&dense_product(by, &a, &b, shape), &a, &b, shape);
+        let f32s = of(Arithmetic::Fma);
+        let [one, two, three] = ALL.map(|parts| of(Arithmetic::Model(parts)));
+        println!("{name}: f32 {f32s:.3?}, one {one:.0?}, two {two:.2?}, three {three:.3?}");
+        // The products that are left out are up to half a unit of one term: where a single term is most of the sum,
+        // that shows beside f32's rounding.
+        let as_exact = three.0 <= 1.25 * f32s.0 && three.1 <= 1.25 * f32s.1;
+        assert!(as_exact, "{name}: {three:?}, f32 {f32s:?}");
+        assert!(two.1 > 1.5 * f32s.1, "{name}: two parts would do, {two:?}, f32 {f32s:?}");
+        assert!(one.1 > 10.0 * two.1, "{name}: one part {one:?}, two {two:?}");
+    }
+}
+
+/// Infinity, NaN and the largest numbers go through as in f32; the rows and columns without them are untouched.
+#[test]
+#[cfg_attr(miri, ignore = "large products")]
+fn what_cannot_be_split_is_summed_in_f32() {
+    let shape @ [m, n, k] = [40, 70, 300];
+    let mut a: Vec<f32> = (0..m * k).map(|i| number(i) as f32).collect();
+    let mut b: Vec<f32> = (0..k * n).map(|i| number(i + 77_777) as f32).collect();
+    let by = Arithmetic::Model(Parts::Three);
+    let before = dense_product(by, &a, &b, shape);
+    // Whole numbers beside the infinity: the products with their rests would be ∞ · 0.
+    (0..k).for_each(|p| b[p * n + 1] = (p % 3) as f32 + 1.0);
+    a[3 * k + 299] = f32::INFINITY;
+    a[17 * k] = f32::NAN;
+    a[20 * k + 5] = f32::MAX;
+    b[7 * n + 33] = f32::NEG_INFINITY;
+    b[8 * n + 69] = -3.4e38;
+    let got = dense_product(by, &a, &b, shape);
+    let want = dense_product(Arithmetic::Fma, &a, &b, shape);
+    for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {
+        let (got, want, before) = (got[i * n + j], want[i * n + j], before[i * n + j]);
+        let finite = want.is_finite() && got.is_finite();
+        let same = got == want || got.is_nan() && want.is_nan();
+        assert!(
+            same || finite && (got - want).abs() <= 1e-5 * want.abs().max(1.0),
+            "{i}, {j}: {got}, in f32 {want}"
+        );
+        if ![3, 17, 20].contains(&i) && ![1, 33, 69].contains(&j) {
+            assert_eq!(got.to_bits(), before.to_bits(), "{i}, {j}");
+        }
+    }
+    assert!(want[3 * n + 1] == f32::INFINITY && want[20 * n] != f32::INFINITY);
+}
+
+/// What the documentation says about small numbers: from 2⁻¹⁰² up all 24 bits count, below fewer and fewer.
+#[test]
+#[cfg_attr(miri, ignore = "large products")]
+fn small_numbers_lose_low_bits() {
+    let shape @ [m, n, k] = [32, 32, 32];
+    let error = |power: i32| {
+        let scale = 2f64.powi(power);
+        let a: Vec<f32> = (0..m * k)
+            .map(|i| (number(i).signum() * (0.5 + number(i).abs()) * scale) as f32)
+            .collect();
+        let b: Vec<f32> = (0..k * n).map(|i| (number(i + 77_777) / scale) as f32).collect();
+        errors(&dense_product(Arithmetic::Model(Parts::Three), &a, &b, shape), &a, &b, shape).1
+    };
+    let [fine, less, few] = [-101, -110, -118].map(error);
+    assert!(fine < 0.5 && (4.0..400.0).contains(&less) && (1e3..1e5).contains(&few));
+}
+
+/// The code for AMX gives the model's bits: on the processor's tiles, or on those of [`trap`](super::trap).
+#[test]
+#[cfg(all(feature = "cli", target_arch = "x86_64", target_os = "linux", not(miri)))]
+fn amx_gives_the_bits_of_the_model() {
+    use crate::cpu::simd::{Level, at_level, available_levels};
+    if !is_x86_feature_detected!("avx512bf16") || !available_levels().contains(&Level::Avx512) {
+        eprintln!("skipped: this machine cannot round to bf16");
+        return;
+    }
+    let level = *available_levels().last().unwrap();
+    if level != Level::Amx {
+        super::trap::install();
+    }
+    at_level(level, || {
+        for parts in ALL {
+            exact_in_every_layout(Arithmetic::Tiles(parts), &[[17, 33, 31], [40, 70, 530]]);
+        }
+        let shape @ [m, n, k] = [70, 90, 600];
+        let mut a: Vec<f32> = (0..m * k).map(|i| number(i) as f32).collect();
+        let mut b: Vec<f32> = (0..k * n).map(|i| number(i + 77_777) as f32).collect();
+        (a[5 * k + 7], a[6 * k + 8], b[9 * n + 10]) = (f32::NAN, 1e-39, f32::INFINITY);
+        (a[7 * k + 8], b[9 * n + 11]) = (1e-36, -1e-34);
+        for parts in ALL {
+            let want = dense_product(Arithmetic::Model(parts), &a, &b, shape);
+            let got = dense_product(Arithmetic::Tiles(parts), &a, &b, shape);
+            for (i, (x, y)) in got.iter().zip(&want).enumerate() {
+                let same = x.to_bits() == y.to_bits() || x.is_nan() && y.is_nan();
+                assert!(same, "{parts:?}: element {i} is {x:e}, the model says {y:e}");
+            }
+        }
+    });
+}
