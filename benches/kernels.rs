@@ -33,7 +33,7 @@ fn run() {
         for case in
             cases::all().iter().filter(|case| case.group == name && (case.quick || !testing))
         {
-            let id = format!("{name}/{}/{}/{}", case.op, case.shape, case.dtype);
+            let id = format!("{name}/{}/{}/{}", case.op, case.shape, case.numbers());
             // Inputs of what the filter leaves out are not made.
             let filtered = |word: &String| word.starts_with('-') || id.contains(word.as_str());
             if !arguments.iter().all(filtered) {
@@ -48,7 +48,7 @@ fn run() {
             } else {
                 Throughput::Bytes((cost.reads + cost.writes) as u64)
             });
-            let parameter = format!("{}/{}", case.shape, case.dtype);
+            let parameter = format!("{}/{}", case.shape, case.numbers());
             group.bench_function(BenchmarkId::new(case.op, parameter), |b| {
                 b.iter(|| work.run().expect(case.op));
             });

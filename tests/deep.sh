@@ -70,13 +70,13 @@ tsan() {
 }
 
 # Miri runs each kernel on small inputs at every instruction set that it knows; `ops::small` asserts which ran.
-# Products of bf16 are beyond it (it does not know `vdpbf16ps`): asan looks at those.
+# Products of bf16 pairs are beyond it (it does not know `vdpbf16ps`): asan looks at those. Of tiles it runs the model.
 miri() {
   nightly && $cargo +nightly miri --version >/dev/null 2>&1 || { skip "there is no Miri"; return; }
   RUSTFLAGS="-Ctarget-feature=+avx2,+fma,+f16c,+bmi2,+avx512f,+avx512bw,+avx512dq,+avx512vl" CARGO_TARGET_DIR=target/miri \
     HANDLOOM_EXPECT_ISA=portable,avx2,avx512 RAYON_NUM_THREADS=1 \
     MIRIFLAGS="-Zmiri-tree-borrows -Zmiri-disable-isolation -Zmiri-ignore-leaks -Zmiri-permissive-provenance" \
-    $cargo +nightly miri test --lib -- --nocapture --test-threads=1 ops::small cpu::gemm::tests::every_path cpu::simd::isa
+    $cargo +nightly miri test --lib -- --nocapture --test-threads=1 ops::small cpu::gemm::tests::every_path cpu::gemm::tiles cpu::simd::isa
 }
 
 # A processor without AVX: the portable kernels, chosen at run time.

@@ -100,7 +100,7 @@ pub struct Row {
     pub op: String,
     /// Its shape.
     pub shape: String,
-    /// What it computes on.
+    /// What it computes on: a dtype, or `high`.
     pub dtype: String,
     /// Threads it could use.
     pub threads: usize,
@@ -153,7 +153,7 @@ impl Row {
         Row {
             op: case.op.into(),
             shape: case.shape.clone(),
-            dtype: case.dtype.name().into(),
+            dtype: case.numbers().into(),
             threads,
             median_s,
             p10_s: quantile(&samples.seconds, 0.1),

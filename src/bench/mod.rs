@@ -31,6 +31,7 @@ pub mod roof;
 
 use smallvec::SmallVec;
 
+use crate::cpu::gemm::Precision;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor, release_free_memory};
 
@@ -136,6 +137,8 @@ pub struct Case {
     pub shape: String,
     /// What it computes on.
     pub dtype: DType,
+    /// How exactly its products are computed, which decides the roof.
+    pub precision: Precision,
     /// Whether `--quick` measures it too.
     pub quick: bool,
     make: Box<dyn Fn() -> Result<Work> + Send + Sync>,
@@ -150,12 +153,24 @@ impl Case {
         dtype: DType,
         make: impl Fn() -> Result<Work> + Send + Sync + 'static,
     ) -> Case {
-        Case { group, op, shape: shape.into(), dtype, quick: false, make: Box::new(make) }
+        let precision = if dtype == DType::BF16 { Precision::Medium } else { Precision::Highest };
+        let (shape, make) = (shape.into(), Box::new(make));
+        Case { group, op, shape, dtype, precision, quick: false, make }
     }
 
     /// Measured with `--quick` too: small and soon done.
     pub fn quick(self) -> Case {
         Case { quick: true, ..self }
+    }
+
+    /// The same with products of f32 as [`Precision::High`] computes them.
+    pub fn high(self) -> Case {
+        Case { precision: Precision::High, ..self }
+    }
+
+    /// What it computes on, as it is written in rows: a dtype, or `high`.
+    pub fn numbers(&self) -> &'static str {
+        if self.precision == Precision::High { "high" } else { self.dtype.name() }
     }
 
     /// Its inputs, ready to run.
@@ -168,7 +183,7 @@ impl Case {
 
     /// Operation, shape and dtype in one.
     pub fn name(&self) -> String {
-        format!("{} {} {}", self.op, self.shape, self.dtype)
+        format!("{} {} {}", self.op, self.shape, self.numbers())
     }
 }
 
@@ -182,7 +197,7 @@ pub fn measure(case: &Case, roofs: &Roofs, effort: Effort) -> Result<Row> {
     let name = case.name();
     let mut work = case.make()?;
     let error = effort.checked.then(|| work.check(&name)).transpose()?;
-    let limit = roofs.limit(&work.cost, case.dtype, threads);
+    let limit = roofs.limit(&work.cost, case.precision, threads);
     let mut yardstick = roofs.yardstick(&limit);
     let mut failure = None;
     let samples = Samples::take(effort, &mut yardstick, || {

@@ -30,6 +30,7 @@ use serde_json::{Value, json};
 
 use super::Cost;
 use super::measure::Effort;
+use crate::cpu::gemm::{self, Precision};
 use crate::cpu::roof;
 use crate::cpu::simd::{Level, available_levels, dot_bf16, level};
 use crate::tensor::{DType, Tensor, release_free_memory};
@@ -166,11 +167,16 @@ impl Roofs {
         self.list.iter().find(|r| r.kind == kind && r.place == place && r.threads == threads)
     }
 
-    /// The most floating-point operations a second on `dtype`.
-    pub fn peak(&self, dtype: DType, threads: usize) -> f64 {
+    /// The most floating-point operations a second in products of f32 computed as `precision` says.
+    pub fn peak(&self, precision: Precision, threads: usize) -> f64 {
         let fma = self.find(Kind::Fma, level().name(), threads).map_or(f64::INFINITY, |r| r.rate);
-        let dot = self.find(Kind::DotBf16, "avx512", threads).map_or(0.0, |r| r.rate);
-        if dtype == DType::BF16 && level() == Level::Avx512 { fma.max(dot) } else { fma }
+        let dot = |place| self.find(Kind::DotBf16, place, threads).map_or(0.0, |r| r.rate);
+        match (level(), precision) {
+            (Level::Amx, Precision::Medium) => fma.max(dot("amx")),
+            (Level::Amx, Precision::High) => fma.max(dot("amx") / gemm::PRODUCTS_OF_HIGH as f64),
+            (Level::Avx512, Precision::Medium) => fma.max(dot("avx512")),
+            _ => fma,
+        }
     }
 
     /// Bytes a second of traffic of which the share `writes` is written, from one level.
@@ -193,10 +199,10 @@ impl Roofs {
     }
 
     /// The least time for `cost`.
-    pub fn limit(&self, cost: &Cost, dtype: DType, threads: usize) -> Limit {
+    pub fn limit(&self, cost: &Cost, precision: Precision, threads: usize) -> Limit {
         // Work on fewer threads than all was not measured apart, except on one.
         let threads = if threads == 1 { 1 } else { self.threads };
-        let arithmetic = cost.flops / self.peak(dtype, threads);
+        let arithmetic = cost.flops / self.peak(precision, threads);
         let bytes = cost.reads + cost.writes;
         let writes = if bytes > 0.0 { cost.writes / bytes } else { 0.0 };
         let (slowness, place) = self.slowness(cost.footprint, writes, threads);
@@ -262,7 +268,10 @@ fn measure_here(levels: &[MemoryLevel], effort: Effort) -> Vec<Roof> {
         list.push(best(Probe::arithmetic(Kind::Fma, isa), isa.name(), threads, effort));
     }
     if dot_bf16::available() {
-        list.push(best(Probe::arithmetic(Kind::DotBf16, level()), "avx512", threads, effort));
+        list.push(best(Probe::arithmetic(Kind::DotBf16, Level::Avx512), "avx512", threads, effort));
+    }
+    if available_levels().contains(&Level::Amx) {
+        list.push(best(Probe::arithmetic(Kind::DotBf16, Level::Amx), "amx", threads, effort));
     }
     for level in levels {
         for kind in [Kind::Read, Kind::Copy, Kind::Write] {
@@ -371,7 +380,7 @@ impl Probe {
     fn run(&self, buffers: Option<&mut (Tensor, Tensor)>) -> f64 {
         let Some((a, b)) = buffers else {
             return match self.kind {
-                Kind::DotBf16 => roof::multiply_adds_bf16(self.rounds).unwrap_or(0.0),
+                Kind::DotBf16 => roof::multiply_adds_bf16_at(self.isa, self.rounds).unwrap_or(0.0),
                 _ => roof::multiply_adds_at(self.isa, self.rounds),
             };
         };
@@ -465,12 +474,12 @@ mod tests {
     #[test]
     fn the_longer_time_binds() {
         let roofs = roofs();
-        let limit = roofs.limit(&Cost::flops(1e9, 100.0, 0.0), DType::F32, 2);
+        let limit = roofs.limit(&Cost::flops(1e9, 100.0, 0.0), Precision::Highest, 2);
         assert_eq!((limit.seconds, limit.bound.as_str()), (1.0, "FMA"));
-        let limit = roofs.limit(&Cost::flops(1.0, 400.0, 0.0), DType::F32, 2);
+        let limit = roofs.limit(&Cost::flops(1.0, 400.0, 0.0), Precision::Highest, 2);
         assert_eq!((limit.seconds, limit.bound.as_str()), (2.0, "L1"));
         // Two thousand of four thousand bytes are in the caches of two threads.
-        let limit = roofs.limit(&Cost::bytes(2000.0, 2000.0, 4000.0), DType::F32, 2);
+        let limit = roofs.limit(&Cost::bytes(2000.0, 2000.0, 4000.0), Precision::Highest, 2);
         assert_eq!((limit.seconds, limit.bound.as_str()), (20.0 + 200.0, "DRAM"));
     }
 
@@ -487,7 +496,7 @@ mod tests {
     fn this_machine_has_roofs() {
         let roofs = in_pool(2, || Roofs::measure(Effort::tiny())).unwrap();
         assert!(roofs.list.iter().all(|r| r.rate.is_finite() && r.rate > 0.0), "{:?}", roofs.list);
-        assert!(roofs.peak(DType::F32, 2) > 1e8);
+        assert!(roofs.peak(Precision::Highest, 2) > 1e8);
         assert!(roofs.places().count() >= 2);
     }
 }

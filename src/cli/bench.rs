@@ -190,7 +190,7 @@ impl Earlier<'_> {
         compare::same_machine(path, &rows, &machine::cpu(), level().name())?;
         let measured = |row: &Row| {
             let same =
-                |c: &Case| c.op == row.op && c.shape == row.shape && c.dtype.name() == row.dtype;
+                |c: &Case| c.op == row.op && c.shape == row.shape && c.numbers() == row.dtype;
             row.threads == threads && selected.iter().any(same)
         };
         if rows.iter().any(measured) {
@@ -346,7 +346,9 @@ fn print_roofs(roofs: &Roofs, threads: usize) {
             rate(Kind::Fma, isa.name(), n)
         });
     }
-    line("bf16 dot product", "GFLOP/s", &|n| rate(Kind::DotBf16, "avx512", n));
+    for place in ["avx512", "amx"] {
+        line(&format!("bf16 dot product {place}"), "GFLOP/s", &|n| rate(Kind::DotBf16, place, n));
+    }
     for place in roofs.places() {
         line(&format!("{place} read / copy / write"), "GB/s", &|n| {
             let kinds = [Kind::Read, Kind::Copy, Kind::Write];

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::terminal::{self, To, bold, cyan, dim, green, note};
 use super::{format, machine, svg};
+use crate::cpu::gemm::Precision;
 use crate::train::observer::{
     Ending, EvalRecord, Figures, Header, Observer, Saved, StepRecord, TrainReport,
 };
@@ -183,10 +184,14 @@ impl Observer for Console {
         }
         // Twenty milliseconds, spent once: after it every step can say how much of this machine it uses.
         let setting = |key: &str| header.config.get(key).and_then(Value::as_str).unwrap_or("");
-        let pairs = setting("precision") == "bf16" || setting("matmul_precision") == "medium";
+        let precision = match (setting("precision"), setting("matmul_precision")) {
+            ("bf16", _) | (_, "medium") => Precision::Medium,
+            (_, "high") => Precision::High,
+            _ => Precision::Highest,
+        };
         self.peak = match setting("device").starts_with("cuda") {
             true => None,
-            false => machine::peak_flops(Duration::from_millis(20), pairs),
+            false => machine::peak_flops(Duration::from_millis(20), precision),
         };
         note(bold(To::Stderr, &header.title));
         if !header.model.is_null() {

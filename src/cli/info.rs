@@ -7,6 +7,7 @@ use serde_json::json;
 use super::terminal::{To, dim, out};
 use super::{format, machine};
 use crate::Result;
+use crate::cpu::gemm::Precision;
 
 /// What this machine offers: processor, instruction sets, threads, memory, GPU, build
 #[derive(Debug, clap::Args)]
@@ -26,7 +27,7 @@ impl Info {
         let wanted = std::env::var("HANDLOOM_ISA").ok().filter(|w| !w.is_empty() && w != used);
         let threads = rayon::current_num_threads();
         let memory = machine::memory();
-        let peak = machine::peak_flops(Duration::from_millis(50), false);
+        let peak = machine::peak_flops(Duration::from_millis(50), Precision::Highest);
         let (gpus, no_gpu) = machine::gpus();
         let features = if cfg!(feature = "cuda") { vec!["cli", "cuda"] } else { vec!["cli"] };
         let build = if cfg!(debug_assertions) { "debug (slow; add --release)" } else { "release" };

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use crate::cpu::gemm::Precision;
 use crate::cpu::roof;
-use crate::cpu::simd::{Level, available_levels, dot_bf16, level};
+use crate::cpu::simd::{Level, available_levels, level};
 
 /// The processor's name as the system gives it, else the architecture.
 pub fn cpu() -> String {
@@ -60,21 +61,18 @@ pub fn isa_levels() -> (Vec<&'static str>, &'static str) {
 }
 
 /// Measured peak of multiply-adds over all threads of the pool, in FLOP/s (an addition and a
-/// multiplication count as two): of f32, or with `pairs` of bf16 where the machine multiplies it faster. Takes about
-/// `time`; None when nothing could be measured.
+/// multiplication count as two), in products as `precision` computes them. Takes about `time`; None when nothing could be measured.
 ///
 /// The "share of peak" of a training step is its FLOPs over this figure, so it says how much of
 /// *this* machine the step uses, not how it compares to a data sheet.
-pub fn peak_flops(time: Duration, pairs: bool) -> Option<f64> {
-    let pairs = pairs && dot_bf16::pays();
+pub fn peak_flops(time: Duration, precision: Precision) -> Option<f64> {
     let rates = rayon::broadcast(|_| {
         let start = Instant::now();
         let mut best: f64 = 0.0;
         // The best of short slices: a slice that the scheduler broke says nothing about the core.
         while start.elapsed() < time {
             let slice = Instant::now();
-            let halves = if pairs { roof::multiply_adds_bf16(20_000) } else { None };
-            let flops = halves.unwrap_or_else(|| roof::multiply_adds(20_000));
+            let flops = roof::multiply_adds_of(precision, 20_000);
             best = best.max(flops / slice.elapsed().as_secs_f64());
         }
         best
@@ -92,6 +90,6 @@ mod tests {
         assert!(!cpu().is_empty());
         let (levels, used) = isa_levels();
         assert!(levels.contains(&used));
-        assert!(peak_flops(Duration::from_millis(5), false).unwrap() > 1e8);
+        assert!(peak_flops(Duration::from_millis(5), Precision::Highest).unwrap() > 1e8);
     }
 }

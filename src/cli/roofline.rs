@@ -9,8 +9,8 @@ use std::fmt::Write;
 use super::svg::escape;
 use crate::bench::measure::Row;
 use crate::bench::roof::{Kind, Roofs};
+use crate::cpu::gemm::Precision;
 use crate::cpu::simd::level;
-use crate::tensor::DType;
 
 const WIDTH: f64 = 1080.0;
 const HEIGHT: f64 = 520.0;
@@ -130,8 +130,8 @@ fn bytes(x: f64) -> String {
 /// Draws the roofs on all threads and `rows`.
 pub fn draw(cpu: &str, roofs: &Roofs, rows: &[Row]) -> String {
     let threads = rows.first().map_or(1, |row| row.threads);
-    let peak = roofs.peak(DType::F32, threads) / 1e9;
-    let peak_bf16 = roofs.peak(DType::BF16, threads) / 1e9;
+    let peak = roofs.peak(Precision::Highest, threads) / 1e9;
+    let peak_bf16 = roofs.peak(Precision::Medium, threads) / 1e9;
     let copy = |place| roofs.find(Kind::Copy, place, threads).map(|roof| roof.rate / 1e9);
     let slowest = roofs.places().filter_map(copy).fold(f64::INFINITY, f64::min);
     let fastest = roofs.places().filter_map(copy).fold(1.0, f64::max);

@@ -5,7 +5,8 @@
 //! but move bytes, so the size of their slices decides which level of the memory answers.
 //! All of them run on the calling thread; [`crate::bench::roof`] times them.
 
-use super::simd::{Kernel, LANES, Level, Real, Vector, dispatch_at, level};
+use super::gemm::{PRODUCTS_OF_HIGH, Precision};
+use super::simd::{Kernel, LANES, Level, Real, Vector, dispatch_at, dot_bf16, level};
 
 /// Does `rounds` rounds of independent `f32` multiply-adds in registers, on the instruction set in force.
 /// Returns how many floating-point operations that were (a multiply-add is two).
@@ -18,10 +19,25 @@ pub fn multiply_adds_at(level: Level, rounds: usize) -> f64 {
     dispatch_at(level, Chains { rounds }).unwrap_or(0.0)
 }
 
-/// As [`multiply_adds`] for products of pairs of `bf16` summed in `f32`, by the instruction for it.
-/// `None` where the machine has none.
-pub fn multiply_adds_bf16(rounds: usize) -> Option<f64> {
-    super::simd::dot_bf16::spin(rounds)
+/// As [`multiply_adds_at`] for products of `bf16` summed in `f32`, by the instruction that [`Level::Avx512`] has for
+/// pairs or [`Level::Amx`] for tiles. `None` where the machine has none.
+pub fn multiply_adds_bf16_at(level: Level, rounds: usize) -> Option<f64> {
+    match level {
+        Level::Amx => super::gemm::spin_tiles(rounds),
+        _ => super::simd::dot_bf16::spin(rounds),
+    }
+}
+
+/// As [`multiply_adds`] in products of f32 computed as `precision` says, by the instructions that large ones use.
+pub fn multiply_adds_of(precision: Precision, rounds: usize) -> f64 {
+    let flops = match (precision, level()) {
+        (Precision::Highest, _) => None,
+        (_, Level::Amx) => multiply_adds_bf16_at(Level::Amx, rounds),
+        (Precision::Medium, _) if dot_bf16::pays() => multiply_adds_bf16_at(level(), rounds),
+        _ => None,
+    };
+    let products = if precision == Precision::High { PRODUCTS_OF_HIGH } else { 1 };
+    flops.map_or_else(|| multiply_adds(rounds), |flops| flops / products as f64)
 }
 
 struct Chains {
@@ -141,7 +157,7 @@ impl Kernel<f32> for Fill<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::simd::at_every_level;
+    use super::super::simd::{at_every_level, available_levels};
     use super::*;
 
     #[test]
@@ -157,6 +173,11 @@ mod tests {
             let flops = multiply_adds(10);
             assert!(flops == (10 * 12 * LANES * 2) as f64 || flops == (10 * 6 * LANES * 2) as f64);
         });
-        assert!(multiply_adds_bf16(10).is_none_or(|flops| flops > 0.0));
+        for level in available_levels() {
+            assert!(multiply_adds_bf16_at(level, 10).is_none_or(|flops| flops > 0.0));
+        }
+        for precision in [Precision::Highest, Precision::High, Precision::Medium] {
+            assert!(multiply_adds_of(precision, 10) > 0.0);
+        }
     }
 }

@@ -3,7 +3,7 @@
 use smallvec::smallvec;
 
 use super::super::{Case, Cost, Work, reference};
-use super::{normal, tolerance};
+use super::{computed, normal, precisions, tolerance};
 use crate::autograd::{matmul_precision, no_grad};
 use crate::cpu::gemm::Precision;
 use crate::error::Result;
@@ -30,9 +30,9 @@ const TRANSPOSED: [[usize; 3]; 2] = [[512, 768, 3072], [1024, 1024, 1024]];
 
 pub(super) fn cases() -> Vec<Case> {
     let mut list = Vec::new();
-    for dtype in [DType::F32, DType::BF16] {
+    for precision in precisions() {
         for shape in NN {
-            let case = product("gemm_nn", shape, (false, false), dtype);
+            let case = product("gemm_nn", shape, (false, false), precision);
             list.push(if shape[0] * shape[1] <= 256 * 256 && shape[2] <= 256 {
                 case.quick()
             } else {
@@ -40,25 +40,38 @@ pub(super) fn cases() -> Vec<Case> {
             });
         }
         for shape in TRANSPOSED {
-            list.push(product("gemm_nt", shape, (false, true), dtype));
-            list.push(product("gemm_tn", shape, (true, false), dtype));
+            list.push(product("gemm_nt", shape, (false, true), precision));
+            list.push(product("gemm_tn", shape, (true, false), precision));
         }
     }
     list
 }
 
-fn product(op: &'static str, shape: [usize; 3], transposed: (bool, bool), dtype: DType) -> Case {
+fn product(
+    op: &'static str,
+    shape: [usize; 3],
+    transposed: (bool, bool),
+    precision: Precision,
+) -> Case {
     let [m, n, k] = shape;
-    Case::new("gemm", op, format!("{m}x{n}x{k}"), dtype, move || work(shape, transposed, dtype))
+    computed(precision, |dtype| {
+        Case::new("gemm", op, format!("{m}x{n}x{k}"), dtype, move || {
+            work(shape, transposed, precision, dtype)
+        })
+    })
 }
 
 /// `C = A B`; a transposed operand lies in memory the other way round and is read through a view. In bf16
 /// the numbers are those of bf16 and lie there as f32, as weights and activations do in training: rounding
 /// them is part of the product.
-fn work([m, n, k]: [usize; 3], (ta, tb): (bool, bool), dtype: DType) -> Result<Work> {
+fn work(
+    [m, n, k]: [usize; 3],
+    (ta, tb): (bool, bool),
+    precision: Precision,
+    dtype: DType,
+) -> Result<Work> {
     let a = normal(&if ta { [k, m] } else { [m, k] }, dtype, 1)?.to_dtype(DType::F32)?;
     let b = normal(&if tb { [n, k] } else { [k, n] }, dtype, 2)?.to_dtype(DType::F32)?;
-    let precision = if dtype == DType::BF16 { Precision::Medium } else { Precision::Highest };
     let a = if ta { a.t()? } else { a };
     let b = if tb { b.t()? } else { b };
     let (reads, writes) = (4.0 * (m * k + k * n) as f64, 4.0 * (m * n) as f64);

@@ -14,6 +14,8 @@ mod recurrent;
 mod rows;
 
 use super::Case;
+use crate::cpu::gemm::Precision;
+use crate::cpu::simd::{Level, level};
 use crate::error::Result;
 use crate::ops::Key;
 use crate::tensor::{DType, Tensor};
@@ -35,6 +37,21 @@ pub fn groups() -> Vec<&'static str> {
         }
     }
     names
+}
+
+/// The ways to compute products of f32 that are of their own here: `high` differs from `highest` only on AMX.
+fn precisions() -> impl Iterator<Item = Precision> {
+    let all = [Precision::Highest, Precision::High, Precision::Medium];
+    all.into_iter().filter(|&p| p != Precision::High || level() == Level::Amx)
+}
+
+/// The case that `make` gives for the dtype that goes with `precision`.
+fn computed(precision: Precision, make: impl FnOnce(DType) -> Case) -> Case {
+    match precision {
+        Precision::Highest => make(DType::F32),
+        Precision::High => make(DType::F32).high(),
+        Precision::Medium => make(DType::BF16),
+    }
 }
 
 /// Normal numbers, the same in every run; rounded to `dtype`.

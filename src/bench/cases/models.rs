@@ -3,7 +3,7 @@
 use smallvec::smallvec;
 
 use super::super::{Case, Cost, Work, reference};
-use super::ids;
+use super::{computed, ids, precisions};
 use crate::autograd::{matmul_precision, no_grad};
 use crate::cpu::gemm::Precision;
 use crate::error::Result;
@@ -46,10 +46,12 @@ pub(super) fn cases() -> Vec<Case> {
         if size.name == "micro" { case.quick() } else { case }
     };
     let mut list = Vec::new();
-    for dtype in [DType::F32, DType::BF16] {
+    for precision in precisions() {
         for &size in &SIZES {
-            let make = move || train_step(size, dtype);
-            let case = Case::new("train", "train_step", size.name, dtype, make);
+            let make = move || train_step(size, precision);
+            let case = computed(precision, |dtype| {
+                Case::new("train", "train_step", size.name, dtype, make)
+            });
             list.push(if size.name == "micro" { case.quick() } else { case });
         }
     }
@@ -99,13 +101,9 @@ impl Size {
     }
 }
 
-/// Forward, backward, clipping and AdamW; `dtype` bf16 rounds the operands of products, as `--precision
-/// bf16` does.
-fn train_step(size: Size, dtype: DType) -> Result<Work> {
-    let (precision, tolerance) = match dtype {
-        DType::BF16 => (Precision::Medium, 2e-2),
-        _ => (Precision::Highest, 1e-4),
-    };
+/// Forward, backward, clipping and AdamW, with products as `precision` says.
+fn train_step(size: Size, precision: Precision) -> Result<Work> {
+    let tolerance = if precision == Precision::Medium { 2e-2 } else { 1e-4 };
     let model = size.model()?;
     let n = model.num_parameters();
     let adamw = Algorithm::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 };

@@ -17,6 +17,7 @@ mod softmax;
 use super::measure::{Effort, Samples, median};
 use super::roof::{Limit, Roofs};
 use super::{Cost, reference};
+use crate::cpu::gemm::Precision;
 use crate::error::{Error, Result};
 use crate::ops::Key;
 use crate::tensor::{DType, Tensor};
@@ -145,7 +146,7 @@ impl Ladder {
         let (want, cost) = (self.want, self.cost);
         for mut rung in self.rungs {
             let threads = if rung.threaded { threads } else { 1 };
-            let limit: Limit = roofs.limit(&cost, DType::F32, threads);
+            let limit: Limit = roofs.limit(&cost, Precision::Highest, threads);
             let (error, samples) = in_pool(threads, || -> Result<_> {
                 let mut out = vec![f32::NAN; want.len()];
                 (rung.run)(&mut out)?;

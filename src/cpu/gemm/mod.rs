@@ -61,6 +61,8 @@ use super::simd::{Real, Shared};
 pub use yardstick::matrixmultiply;
 
 pub(crate) use panels::Panels;
+pub(crate) use tiles::spin as spin_tiles;
+
 pub(crate) use serial::{Left, Packed, Right, Side, multiply, packed_room};
 
 /// The length of a block of k: the sums of a block are one chain of fused multiply-adds. The same for
@@ -134,6 +136,9 @@ pub enum Precision {
     /// than f32; elsewhere as `Highest`.
     Medium,
 }
+
+/// Products of bf16 that make one of [`Precision::High`].
+pub const PRODUCTS_OF_HIGH: usize = 6;
 
 /// Below this many multiply-adds rounding and packing cost more than pairs bring.
 pub(crate) const PAIRS_FROM: usize = 1 << 15;

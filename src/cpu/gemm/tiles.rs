@@ -145,6 +145,21 @@ trait Unit {
     unsafe fn sums(parts: Parts, a: *const f32, b: *const f32, steps: usize, to: &mut Sums);
 }
 
+/// Runs `rounds` rounds of products of tiles and returns the floating-point operations; `None` where the machine has
+/// no tiles.
+pub(crate) fn spin(rounds: usize) -> Option<f64> {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
+    {
+        use crate::cpu::simd::{Level, available_levels};
+        available_levels().contains(&Level::Amx).then(|| amx::spin(rounds))
+    }
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux", not(miri))))]
+    {
+        let _ = rounds;
+        None
+    }
+}
+
 /// Packs `source` into panels; what is missing becomes 0.
 ///
 /// # Safety

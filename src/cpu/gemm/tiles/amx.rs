@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 use super::super::arithmetic::Operand;
 use super::super::micro::Block;
 use super::super::pack::Source;
-use super::{Parts, SIDE, Sums, TILE, Unit, block_for, pack_for};
+use super::{Parts, SIDE, STEP, Sums, TILE, Unit, block_for, pack_for};
 use crate::cpu::simd::F32x1;
 
 /// AMX with bf16.
@@ -170,6 +170,24 @@ impl Unit for Amx {
             }
         }
     }
+}
+
+/// Products of registers, four sums side by side.
+pub(super) fn spin(rounds: usize) -> f64 {
+    const DOTS: usize = 4;
+    Amx::begin();
+    for _ in 0..rounds {
+        // SAFETY: the machine has tiles, with the shape that `begin` gives; what the registers hold does not matter.
+        unsafe {
+            asm!(
+                dot!(),
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                options(nostack, nomem, preserves_flags),
+            );
+        }
+    }
+    Amx::end();
+    (rounds * DOTS * 2 * TILE * STEP) as f64
 }
 
 /// [`super::pack`] for AMX.

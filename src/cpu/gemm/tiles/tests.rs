@@ -209,6 +209,7 @@ fn amx_gives_the_bits_of_the_model() {
     if level != Level::Amx {
         super::trap::install();
     }
+    assert_eq!(super::amx::spin(3), (3 * 4 * 2 * 16 * 16 * 32) as f64);
     at_level(level, || {
         for parts in ALL {
             exact_in_every_layout(Arithmetic::Tiles(parts), &[[17, 33, 31], [40, 70, 530]]);
