@@ -331,14 +331,7 @@ pub fn add_assign<T: Real>(y: &mut [T], x: &[T]) {
         type Output = ();
         #[inline(always)]
         fn run<V: Vector<Elem = T>>(self) {
-            let Add(y, x) = self;
-            for (y, x) in y.chunks_mut(LANES).zip(x.chunks(LANES)) {
-                if y.len() == LANES {
-                    V::load(y).add(V::load(x)).store(y);
-                } else {
-                    V::load_part(y).add(V::load_part(x)).store_part(y);
-                }
-            }
+            add_row::<V>(self.0, self.1);
         }
     }
     assert_eq!(y.len(), x.len());
@@ -346,6 +339,18 @@ pub fn add_assign<T: Real>(y: &mut [T], x: &[T]) {
     threads::for_chunks(y, CHUNK, work, |i, y| {
         T::dispatch(Add(y, &x[i * CHUNK..][..y.len()]));
     });
+}
+
+/// `y += x`, of one length.
+#[inline(always)]
+pub(super) fn add_row<V: Vector>(y: &mut [V::Elem], x: &[V::Elem]) {
+    for (y, x) in y.chunks_mut(LANES).zip(x.chunks(LANES)) {
+        if y.len() == LANES {
+            V::load(y).add(V::load(x)).store(y);
+        } else {
+            V::load_part(y).add(V::load_part(x)).store_part(y);
+        }
+    }
 }
 
 /// `y = cond ? a : b`, where a condition is true unless it is 0: y contiguous of `shape`, the others with

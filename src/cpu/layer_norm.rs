@@ -109,6 +109,24 @@ pub fn backward<T: Real>(
     rows: usize,
     cols: usize,
 ) {
+    backward_onto(false, dx, dw, db, dy, x, w, mean, rstd, rows, cols);
+}
+
+/// As [`backward`]; with `adds` the gradient is added to what `dx` holds: that of a residual connection around the
+/// norm and what comes after it.
+pub fn backward_onto<T: Real>(
+    adds: bool,
+    dx: &mut [T],
+    dw: Option<&mut [T]>,
+    db: Option<&mut [T]>,
+    dy: &[T],
+    x: &[T],
+    w: Option<&[T]>,
+    mean: &[T],
+    rstd: &[T],
+    rows: usize,
+    cols: usize,
+) {
     let pieces = rows.div_ceil(ROWS);
     scratch::with::<T, _>(2 * pieces * cols, |partial| {
         let (dw_parts, db_parts) = partial.split_at_mut(pieces * cols);
@@ -117,7 +135,7 @@ pub fn backward<T: Real>(
             let (from, to) = (i * ROWS, rows.min((i + 1) * ROWS));
             let (dy, x) = (&dy[from * cols..to * cols], &x[from * cols..to * cols]);
             let (mean, rstd) = (&mean[from..to], &rstd[from..to]);
-            T::dispatch(Backward { dx, dw, db, dy, x, w, mean, rstd, cols });
+            T::dispatch(Backward { adds, dx, dw, db, dy, x, w, mean, rstd, cols });
         });
         for (total, parts) in [(dw, dw_parts), (db, db_parts)] {
             if let Some(total) = total {
@@ -128,6 +146,7 @@ pub fn backward<T: Real>(
 }
 
 struct Backward<'a, T> {
+    adds: bool,
     dx: &'a mut [T],
     dw: &'a mut [T],
     db: &'a mut [T],
@@ -199,7 +218,11 @@ impl<T: Real> Backward<'_, T> {
                     dw = dy.mul_add(hat, dw);
                     db = db.add(dy);
                     let dhat = times(dy, self.w, at, n).sub(means[i][0]);
-                    store(hat.neg_mul_add(means[i][1], dhat).mul(r[i]), dx, i * cols + at, n);
+                    let mut grad = hat.neg_mul_add(means[i][1], dhat).mul(r[i]);
+                    if self.adds {
+                        grad = load::<V>(dx, i * cols + at, n).add(grad);
+                    }
+                    store(grad, dx, i * cols + at, n);
                 }
                 store(dw, self.dw, at, n);
                 store(db, self.db, at, n);
@@ -295,6 +318,20 @@ mod tests {
         let x: Vec<f32> = (0..64).map(|i| 4096.0 + (i % 2) as f32).collect();
         let [y, ..] = ours(&x, None, None, &x, 1, 64);
         assert!(y.iter().all(|y| (y.abs() - 1.0).abs() < 1e-4));
+    }
+
+    #[test]
+    fn what_is_added_to_is_added_after_the_gradient() {
+        let (rows, cols) = (11, 37);
+        let [x, dy, before] = [1, 2, 3].map(|seed| narrow(&numbers(rows * cols, 1.0, seed)));
+        let [_, mean, rstd, dx, dw, _] = ours(&x, None, None, &dy, rows, cols);
+        let (mut sum, mut dw_again) = (before.clone(), vec![0.0; cols]);
+        let outputs = (Some(&mut dw_again[..]), None);
+        backward_onto(
+            true, &mut sum, outputs.0, outputs.1, &dy, &x, None, &mean, &rstd, rows, cols,
+        );
+        let want: Vec<f32> = before.iter().zip(&dx).map(|(a, b)| a + b).collect();
+        assert_eq!((sum, dw_again), (want, dw));
     }
 
     #[test]

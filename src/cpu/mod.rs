@@ -28,6 +28,7 @@ pub mod gemm;
 pub mod gru;
 pub mod index;
 pub mod layer_norm;
+pub mod linear;
 pub mod lstm;
 pub mod norm;
 pub mod philox;

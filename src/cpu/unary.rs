@@ -382,43 +382,64 @@ fn run_backward<T: Real>(f: impl Function, cost: usize, dx: &mut [T], dy: &[T], 
     });
 }
 
+/// `$body` with `$f` standing for the function that `$op` names.
+macro_rules! with_function {
+    ($op:expr, $f:ident => $body:expr) => {
+        with_function!($op, $f => $body, Neg Exp Log Sqrt Tanh Sigmoid Relu Gelu GeluTanh Silu)
+    };
+    ($op:expr, $f:ident => $body:expr, $($name:ident)*) => {
+        match $op {
+            $(Unary::$name => {
+                let $f = $name;
+                $body
+            })*
+        }
+    };
+}
+
 /// `y = op(x)`.
 pub fn forward<T: Real>(op: Unary, y: &mut [T], x: &[T]) {
-    let cost = op.cost();
-    match op {
-        Unary::Neg => run_forward(Neg, cost, y, x),
-        Unary::Exp => run_forward(Exp, cost, y, x),
-        Unary::Log => run_forward(Log, cost, y, x),
-        Unary::Sqrt => run_forward(Sqrt, cost, y, x),
-        Unary::Tanh => run_forward(Tanh, cost, y, x),
-        Unary::Sigmoid => run_forward(Sigmoid, cost, y, x),
-        Unary::Relu => run_forward(Relu, cost, y, x),
-        Unary::Gelu => run_forward(Gelu, cost, y, x),
-        Unary::GeluTanh => run_forward(GeluTanh, cost, y, x),
-        Unary::Silu => run_forward(Silu, cost, y, x),
+    with_function!(op, f => run_forward(f, op.cost(), y, x));
+}
+
+/// Rows of inputs and outputs that lie apart.
+pub(super) trait Rows<T> {
+    /// How many there are.
+    fn count(&self) -> usize;
+    /// y and x of row r, of one length.
+    fn row(&mut self, r: usize) -> (&mut [T], &[T]);
+}
+
+/// `y = op(x)` row by row, on this thread.
+pub(super) fn forward_rows<T: Real>(op: Unary, rows: impl Rows<T>) {
+    with_function!(op, f => T::dispatch(ForwardRows { f, rows }));
+}
+
+struct ForwardRows<F, R> {
+    f: F,
+    rows: R,
+}
+
+impl<T: Real, F: Function, R: Rows<T>> Kernel<T> for ForwardRows<F, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector<Elem = T>>(mut self) {
+        for r in 0..self.rows.count() {
+            let (y, x) = self.rows.row(r);
+            Forward { f: self.f, y, x }.run::<V>();
+        }
     }
 }
 
 /// `dx = dy · op′`. Reads `x` or `y`, whichever [`Unary::saves`] says; the other may be empty.
 pub fn backward<T: Real>(op: Unary, dx: &mut [T], dy: &[T], x: &[T], y: &[T]) {
-    let cost = op.cost();
     let kept = match op.saves() {
         Saves::Input => x,
         Saves::Output => y,
         Saves::Neither => dy,
     };
-    match op {
-        Unary::Neg => run_backward(Neg, cost, dx, dy, kept),
-        Unary::Exp => run_backward(Exp, cost, dx, dy, kept),
-        Unary::Log => run_backward(Log, cost, dx, dy, kept),
-        Unary::Sqrt => run_backward(Sqrt, cost, dx, dy, kept),
-        Unary::Tanh => run_backward(Tanh, cost, dx, dy, kept),
-        Unary::Sigmoid => run_backward(Sigmoid, cost, dx, dy, kept),
-        Unary::Relu => run_backward(Relu, cost, dx, dy, kept),
-        Unary::Gelu => run_backward(Gelu, cost, dx, dy, kept),
-        Unary::GeluTanh => run_backward(GeluTanh, cost, dx, dy, kept),
-        Unary::Silu => run_backward(Silu, cost, dx, dy, kept),
-    }
+    with_function!(op, f => run_backward(f, op.cost(), dx, dy, kept));
 }
 
 /// `y = x + c`.

@@ -42,8 +42,7 @@ impl Output {
 
     fn forward(&self, y: &Tensor, x: &Tensor) -> Result<Tensor> {
         let _scope = self.scope.enter();
-        let y = self.dropout.forward(&self.dense.forward(y)?)?;
-        self.norm.forward(&x.add(&y)?)
+        self.norm.forward(&self.dense.forward_add(y, &self.dropout, x)?)
     }
 }
 
@@ -128,7 +127,7 @@ impl Layer {
     fn forward(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
         let _scope = self.scope.enter();
         let x = self.attention_output.forward(&self.attention.forward(x, mask)?, x)?;
-        let hidden = self.activation.forward(&self.intermediate.forward(&x)?)?;
+        let hidden = self.intermediate.forward_then(&x, self.activation)?;
         self.output.forward(&hidden, &x)
     }
 }
@@ -165,7 +164,7 @@ impl MaskedHead {
 
     /// What the output layer reads.
     fn transform(&self, hidden: &Tensor) -> Result<Tensor> {
-        self.norm.forward(&self.activation.forward(&self.dense.forward(hidden)?)?)
+        self.norm.forward(&self.dense.forward_then(hidden, self.activation)?)
     }
 }
 

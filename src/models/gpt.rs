@@ -47,9 +47,11 @@ impl SelfAttention {
         })
     }
 
+    /// `residual` + what attention makes of x.
     fn forward(
         &self,
         x: &Tensor,
+        residual: &Tensor,
         mask: Option<&Tensor>,
         cache: Option<&mut KvCache>,
     ) -> Result<Tensor> {
@@ -72,7 +74,7 @@ impl SelfAttention {
                 y.transpose(1, 2)?.flatten(2, 3)? // [B, T, C]
             }
         };
-        self.resid_dropout.forward(&self.c_proj.forward(&y)?)
+        self.c_proj.forward_add(&y, &self.resid_dropout, residual)
     }
 
     /// `[B, T, C]` → a view `[B, H, T, D]`.
@@ -115,10 +117,11 @@ impl Mlp {
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    /// `residual` + what the layer makes of x.
+    fn forward(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
         let _scope = self.scope.enter();
-        let hidden = self.activation.forward(&self.c_fc.forward(x)?)?; // [B, T, 4C]
-        self.dropout.forward(&self.c_proj.forward(&hidden)?)
+        let hidden = self.c_fc.forward_then(x, self.activation)?; // [B, T, 4C]
+        self.c_proj.forward_add(&hidden, &self.dropout, residual)
     }
 }
 
@@ -156,8 +159,8 @@ impl Block {
         cache: Option<&mut KvCache>,
     ) -> Result<Tensor> {
         let _scope = self.scope.enter();
-        let x = x.add(&self.attn.forward(&self.ln_1.forward(x)?, mask, cache)?)?;
-        x.add(&self.mlp.forward(&self.ln_2.forward(&x)?)?)
+        let x = self.attn.forward(&self.ln_1.forward(x)?, x, mask, cache)?;
+        self.mlp.forward(&self.ln_2.forward(&x)?, &x)
     }
 }
 

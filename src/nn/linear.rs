@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use super::lora::{Lora, LoraOptions};
-use super::{Init, Module, Parameter, Visitor};
+use super::{Activation, Dropout, Init, Module, Parameter, Visitor};
 use crate::autograd::Scope;
 use crate::error::{Error, Result};
 use crate::ops;
@@ -96,6 +96,36 @@ impl Linear {
             None => Ok(y),
             Some(lora) => y.add(&lora.forward(x)?),
         }
+    }
+
+    /// `residual + dropout(output)`: the end of a branch that comes back to a residual stream.
+    ///
+    /// # Errors
+    /// When x has another width or the residual another shape than the output.
+    #[track_caller]
+    pub fn forward_add(&self, x: &Tensor, dropout: &Dropout, residual: &Tensor) -> Result<Tensor> {
+        if dropout.active().is_some() || self.lora.get().is_some() {
+            return residual.add(&dropout.forward(&self.forward(x)?)?);
+        }
+        let _scope = self.scope.enter();
+        let bias = self.bias.as_ref().map(Parameter::tensor);
+        ops::linear_add(x, &self.weight.tensor(), bias.as_ref(), residual)
+    }
+
+    /// `activation(output)`: the first half of a feed-forward layer.
+    ///
+    /// # Errors
+    /// When x has another width.
+    #[track_caller]
+    pub fn forward_then(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        let gelu = matches!(activation, Activation::Gelu | Activation::GeluTanh);
+        if !gelu || self.lora.get().is_some() {
+            return activation.forward(&self.forward(x)?);
+        }
+        let _scope = self.scope.enter();
+        let bias = self.bias.as_ref().map(Parameter::tensor);
+        let tanh = activation == Activation::GeluTanh;
+        ops::linear_gelu(x, &self.weight.tensor(), bias.as_ref(), tanh)
     }
 
     /// The width that goes in.

@@ -80,7 +80,7 @@ impl FeedForward {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let hidden = self.activation.forward(&self.linear1.forward(x)?)?;
+        let hidden = self.linear1.forward_then(x, self.activation)?;
         self.linear2.forward(&self.dropout.forward(&hidden)?)
     }
 

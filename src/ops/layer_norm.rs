@@ -8,13 +8,16 @@
 //! dx = r (dx̂ − mean(dx̂) − x̂ mean(dx̂ x̂))
 //! dw = Σ rows of dy x̂          db = Σ rows of dy
 //! ```
+//!
+//! Where a residual connection leads around the norm, its gradient has arrived at x before this one: dx is added to it
+//! as it is made.
 
 use super::entry::{Entry, ErrorCase, Input, Sample};
 use super::{expect_shape, rows_and_cols, same_dtype};
 use crate::autograd::record;
 use crate::cpu::layer_norm;
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Tensor, kernel};
+use crate::tensor::{DType, Device, Tensor, for_float, kernel};
 
 /// Normalises the last axis of `x` `[…, C]`; `weight` and `bias` are `[C]`.
 ///
@@ -56,7 +59,9 @@ pub fn layer_norm(
     ));
     let mut inputs: smallvec::SmallVec<[&Tensor; 3]> = smallvec::smallvec![x];
     inputs.extend(weight.into_iter().chain(bias));
-    record("layer_norm", &inputs)
+    let recorder = record("layer_norm", &inputs);
+    let recorder = if x.device() == Device::Cpu { recorder.adds() } else { recorder };
+    recorder
         .save(&[&x_packed, &mean, &rstd])
         .save_option(w.as_ref())
         .ints(&[weight.is_some() as usize, bias.is_some() as usize])
@@ -69,6 +74,16 @@ pub fn layer_norm(
                 (there == 1).then(|| dy.new_empty(cols)).transpose()
             };
             let (mut dw, mut db) = (fresh(ctx.ints[0])?, fresh(ctx.ints[1])?);
+            if let Some(so_far) = ctx.so_far.take() {
+                let mut dx = so_far.packed()?;
+                for_float!("layer_norm", dy.dtype(), T => layer_norm::backward_onto::<T>(
+                    true,
+                    dx.make_mut()?, dw.as_mut().map(|t| t.slice_mut()), db.as_mut().map(|t| t.slice_mut()),
+                    dy.slice_ref(), x.slice_ref(), w.as_ref().map(|w| w.slice_ref()),
+                    mean.slice_ref(), rstd.slice_ref(), rows, cols
+                ));
+                return Ok([Some(dx)].into_iter().chain(dw.map(Some)).chain(db.map(Some)).collect());
+            }
             let mut dx = x.new_empty(x.shape())?;
             kernel!("layer_norm", dy, T => layer_norm::backward::<T>(
                 dx.slice_mut(), dw.as_mut().map(|t| t.slice_mut()), db.as_mut().map(|t| t.slice_mut()),

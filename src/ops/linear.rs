@@ -1,4 +1,5 @@
-//! The affine map of a linear layer, bias fused into the product.
+//! The affine map of a linear layer, bias fused into the product, and what comes after it where that can be done
+//! while the outputs are near.
 //!
 //! `y = x Wᵀ + b` with x `[…, in]`, W `[out, in]` (PyTorch's layout), b `[out]`, y `[…, out]`.
 //!
@@ -6,15 +7,20 @@
 //! dx = dy W            [N, out] · [out, in]
 //! dW = dyᵀ x           [out, N] · [N, in]
 //! db = Σ rows of dy
+//!
+//! linear_add           y = x Wᵀ + b + r          dr = dy
+//! linear_gelu          u = x Wᵀ + b, y = gelu(u)  du = dy · gelu′(u), and on with du
 //! ```
 
 use super::entry::{Entry, ErrorCase, Input, Sample};
 use super::{expect_shape, grads, rows_and_cols, same_dtype};
-use crate::autograd::{Mode, record};
+use crate::autograd::{Context, Mode, record};
 use crate::cpu::gemm::{self, Epilogue, Mat};
+use crate::cpu::linear::{self as kernels, Operands};
 use crate::cpu::reduce::{self, Reduce};
+use crate::cpu::unary::{self, Unary};
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Dims, Tensor, kernel};
+use crate::tensor::{DType, Device, Dims, Tensor, for_float, kernel};
 
 /// A row-major matrix with `$cols` columns, read as it is.
 macro_rules! plain {
@@ -30,24 +36,15 @@ macro_rules! flipped {
     };
 }
 
-/// `x Wᵀ + b`: x `[…, in]`, weight `[out, in]`, bias `[out]`.
-///
-/// # Errors
-/// When the shapes do not fit, dtypes differ, or for `u32`.
-#[track_caller]
-pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    same_dtype("linear", x, weight)?;
-    if x.dtype().is_half() {
-        let bias = bias.map(|b| b.to_dtype(DType::F32)).transpose()?;
-        let (x32, w32) = (x.to_dtype(DType::F32)?, weight.to_dtype(DType::F32)?);
-        return linear(&x32, &w32, bias.as_ref())?.to_dtype(x.dtype());
-    }
+/// Checks the operands of `name` and gives the shape of its output.
+fn check(name: &'static str, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Dims> {
+    same_dtype(name, x, weight)?;
     let &[out, inner] = weight.shape() else {
-        return Err(Error::op("linear", format!("weight {:?} is not a matrix", weight.shape())));
+        return Err(Error::op(name, format!("weight {:?} is not a matrix", weight.shape())));
     };
     if x.rank() == 0 || x.shape()[x.rank() - 1] != inner {
         return Err(Error::op(
-            "linear",
+            name,
             format!(
                 "x has shape {:?}; a weight of shape [{out}, {inner}] takes […, {inner}]",
                 x.shape()
@@ -55,14 +52,30 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
         ));
     }
     if let Some(bias) = bias {
-        same_dtype("linear", x, bias)?;
-        expect_shape("linear", "bias", bias, &[out])?;
+        same_dtype(name, x, bias)?;
+        expect_shape(name, "bias", bias, &[out])?;
+    }
+    let mut shape = Dims::from_slice(x.shape());
+    shape[x.rank() - 1] = out;
+    Ok(shape)
+}
+
+/// `x Wᵀ + b`: x `[…, in]`, weight `[out, in]`, bias `[out]`.
+///
+/// # Errors
+/// When the shapes do not fit, dtypes differ, or for `u32`.
+#[track_caller]
+pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let shape = check("linear", x, weight, bias)?;
+    if x.dtype().is_half() {
+        let bias = bias.map(|b| b.to_dtype(DType::F32)).transpose()?;
+        let (x32, w32) = (x.to_dtype(DType::F32)?, weight.to_dtype(DType::F32)?);
+        return linear(&x32, &w32, bias.as_ref())?.to_dtype(x.dtype());
     }
     let (x_packed, w) = (x.packed()?, weight.packed()?);
     let bias_packed = bias.map(Tensor::packed).transpose()?;
+    let (out, inner) = (weight.shape()[0], weight.shape()[1]);
     let (rows, _) = rows_and_cols(x.shape());
-    let mut shape = Dims::from_slice(x.shape());
-    shape[x.rank() - 1] = out;
     let mut y = x.new_empty(&shape)?;
     let precision = Mode::current().precision;
     kernel!("linear", x, T => {
@@ -76,39 +89,143 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
         .save(&[&x_packed, &w])
         .flops(2 * (rows * out * inner) as u64)
         .backward(|mut ctx, dy| {
-            let (x, w, dy) = (ctx.take(0)?, ctx.take(1)?, dy.packed()?);
-            let (out, inner) = (w.shape()[0], w.shape()[1]);
-            let (rows, _) = rows_and_cols(x.shape());
-            let fresh = |needed: bool, shape: &[usize]| {
-                needed.then(|| dy.new_empty(shape)).transpose()
-            };
-            let mut dx = fresh(ctx.needs[0], x.shape())?;
-            let mut dw = fresh(ctx.needs[1], w.shape())?;
-            let mut db = fresh(ctx.needs.get(2) == Some(&true), &[out])?;
-            let precision = Mode::current().precision;
-            kernel!("linear", dy, T => {
-                if let Some(dx) = &mut dx {
-                    let (dy, w) = (plain!(dy, out), plain!(w, inner));
-                    gemm::gemm_at::<T>(precision, dx.slice_mut(), inner, dy, w, rows, inner, out, false, Epilogue::None);
-                }
-                if let Some(dw) = &mut dw {
-                    let (dy, x) = (flipped!(dy, out), plain!(x, inner));
-                    gemm::gemm_at::<T>(precision, dw.slice_mut(), inner, dy, x, out, inner, rows, false, Epilogue::None);
-                }
-                if let Some(db) = &mut db {
-                    reduce::forward::<T>(Reduce::Sum, db.slice_mut(), None, dy.slice_ref(), 1, rows, out);
-                }
-            });
-            grads([dx, dw, db])
+            let bias = ctx.needs.get(2) == Some(&true);
+            grads(backward(&mut ctx, &dy.packed()?, bias)?)
         })
         .output(y)
+}
+
+/// `x Wᵀ + b + residual`, the end of a branch that leads around a residual stream: residual and output `[…, out]`.
+///
+/// # Errors
+/// As [`linear`]; when the residual has another shape or dtype than the output.
+#[track_caller]
+pub fn linear_add(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    residual: &Tensor,
+) -> Result<Tensor> {
+    let shape = check("linear_add", x, weight, bias)?;
+    same_dtype("linear_add", x, residual)?;
+    expect_shape("linear_add", "residual", residual, &shape)?;
+    if x.dtype().is_half() || x.device() != Device::Cpu {
+        return residual.add(&linear(x, weight, bias)?);
+    }
+    let (x_packed, w, r) = (x.packed()?, weight.packed()?, residual.packed()?);
+    let b = bias.map(Tensor::packed).transpose()?;
+    let (out, inner) = (weight.shape()[0], weight.shape()[1]);
+    let (rows, _) = rows_and_cols(x.shape());
+    let mut y = x.new_empty(&shape)?;
+    let precision = Mode::current().precision;
+    for_float!("linear_add", x.dtype(), T => {
+        let (x, w, bias) = (x_packed.slice_ref(), w.slice_ref(), b.as_ref().map(Tensor::slice_ref));
+        let operands = Operands::<T> { x, w, bias, rows, inner, out };
+        kernels::forward_add(precision, y.slice_mut(), r.slice_ref(), operands)
+    });
+    let mut inputs: smallvec::SmallVec<[&Tensor; 4]> = smallvec::smallvec![x, weight, residual];
+    inputs.extend(bias);
+    record("linear_add", &inputs)
+        .save(&[&x_packed, &w])
+        .flops(2 * (rows * out * inner) as u64)
+        .backward(|mut ctx, dy| {
+            let (dy, bias) = (dy.packed()?, ctx.needs.get(3) == Some(&true));
+            let dr = ctx.needs[2].then(|| dy.clone());
+            let [dx, dw, db] = backward(&mut ctx, &dy, bias)?;
+            grads([dx, dw, dr, db])
+        })
+        .output(y)
+}
+
+/// `gelu(x Wᵀ + b)`, by GELU's `tanh` form or by the error function: the first half of a feed-forward layer.
+///
+/// # Errors
+/// As [`linear`].
+#[track_caller]
+pub fn linear_gelu(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    tanh: bool,
+) -> Result<Tensor> {
+    let shape = check("linear_gelu", x, weight, bias)?;
+    if x.dtype().is_half() || x.device() != Device::Cpu {
+        let u = linear(x, weight, bias)?;
+        return if tanh { u.gelu_tanh() } else { u.gelu() };
+    }
+    let (x_packed, w) = (x.packed()?, weight.packed()?);
+    let b = bias.map(Tensor::packed).transpose()?;
+    let (out, inner) = (weight.shape()[0], weight.shape()[1]);
+    let (rows, _) = rows_and_cols(x.shape());
+    let (mut y, mut u) = (x.new_empty(&shape)?, x.new_empty(&shape)?);
+    let precision = Mode::current().precision;
+    for_float!("linear_gelu", x.dtype(), T => {
+        let (x, w, bias) = (x_packed.slice_ref(), w.slice_ref(), b.as_ref().map(Tensor::slice_ref));
+        let operands = Operands::<T> { x, w, bias, rows, inner, out };
+        kernels::forward_then(precision, gelu(tanh), y.slice_mut(), u.slice_mut(), operands)
+    });
+    let mut inputs: smallvec::SmallVec<[&Tensor; 3]> = smallvec::smallvec![x, weight];
+    inputs.extend(bias);
+    record("linear_gelu", &inputs)
+        .save(&[&x_packed, &w, &u])
+        .ints(&[tanh as usize])
+        .flops((2 * rows * out * inner + y.numel()) as u64)
+        .backward(|mut ctx, dy| {
+            let (dy, u) = (dy.packed()?, ctx.take(2)?);
+            let (op, bias) = (gelu(ctx.ints[0] == 1), ctx.needs.get(2) == Some(&true));
+            let mut du = dy.new_empty(dy.shape())?;
+            for_float!("linear_gelu", dy.dtype(), T => {
+                unary::backward::<T>(op, du.slice_mut(), dy.slice_ref(), u.slice_ref(), &[])
+            });
+            drop((dy, u));
+            grads(backward(&mut ctx, &du, bias)?)
+        })
+        .output(y)
+}
+
+fn gelu(tanh: bool) -> Unary {
+    if tanh { Unary::GeluTanh } else { Unary::Gelu }
+}
+
+/// `[dx, dW, db]` of `x Wᵀ + b` where they are needed, for a contiguous dy; x and W are the first that are saved and
+/// the first two inputs.
+fn backward(ctx: &mut Context, dy: &Tensor, bias: bool) -> Result<[Option<Tensor>; 3]> {
+    let (x, w) = (ctx.take(0)?, ctx.take(1)?);
+    let (out, inner) = (w.shape()[0], w.shape()[1]);
+    let (rows, _) = rows_and_cols(x.shape());
+    let fresh = |needed: bool, shape: &[usize]| needed.then(|| dy.new_empty(shape)).transpose();
+    let mut dx = fresh(ctx.needs[0], x.shape())?;
+    let mut dw = fresh(ctx.needs[1], w.shape())?;
+    let mut db = fresh(bias, &[out])?;
+    let precision = Mode::current().precision;
+    kernel!("linear", dy, T => {
+        if let Some(dx) = &mut dx {
+            let (dy, w) = (plain!(dy, out), plain!(w, inner));
+            gemm::gemm_at::<T>(precision, dx.slice_mut(), inner, dy, w, rows, inner, out, false, Epilogue::None);
+        }
+        if let Some(dw) = &mut dw {
+            let (dy, x) = (flipped!(dy, out), plain!(x, inner));
+            gemm::gemm_at::<T>(precision, dw.slice_mut(), inner, dy, x, out, inner, rows, false, Epilogue::None);
+        }
+        if let Some(db) = &mut db {
+            reduce::forward::<T>(Reduce::Sum, db.slice_mut(), None, dy.slice_ref(), 1, rows, out);
+        }
+    });
+    Ok([dx, dw, db])
+}
+
+fn float(shape: &[usize]) -> Input {
+    Input::float(shape, -1.0, 1.0)
+}
+
+fn zeros(shape: &[usize]) -> Result<Tensor> {
+    Tensor::zeros(shape, DType::F32)
 }
 
 pub(super) fn entries() -> Vec<Entry> {
     vec![
         Entry::new("linear", |x, _| Ok(vec![linear(&x[0], &x[1], x.get(2))?]))
             .samples(|| {
-                let float = |shape: &[usize]| Input::float(shape, -1.0, 1.0);
                 vec![
                     Sample::of([float(&[2, 3]), float(&[4, 3]), float(&[4])]),
                     Sample::of([float(&[2, 2, 3]), float(&[4, 3])]),
@@ -120,19 +237,59 @@ pub(super) fn entries() -> Vec<Entry> {
             .errors(|| {
                 vec![
                     ErrorCase::new("inner size", "takes […, 4]", || {
-                        vec![Tensor::zeros([2, 3], DType::F32), Tensor::zeros([5, 4], DType::F32)]
+                        vec![zeros(&[2, 3]), zeros(&[5, 4])]
                     }),
                     ErrorCase::new("bias size", "bias has shape [4], expected [5]", || {
-                        vec![
-                            Tensor::zeros([2, 3], DType::F32),
-                            Tensor::zeros([5, 3], DType::F32),
-                            Tensor::zeros([4], DType::F32),
-                        ]
+                        vec![zeros(&[2, 3]), zeros(&[5, 3]), zeros(&[4])]
                     }),
                     ErrorCase::new("a weight that is no matrix", "not a matrix", || {
-                        vec![Tensor::zeros([2, 3], DType::F32), Tensor::zeros([3], DType::F32)]
+                        vec![zeros(&[2, 3]), zeros(&[3])]
                     }),
                 ]
             }),
+        Entry::new("linear_add", |x, _| Ok(vec![linear_add(&x[0], &x[1], x.get(3), &x[2])?]))
+            .samples(|| {
+                vec![
+                    Sample::of([float(&[2, 3]), float(&[4, 3]), float(&[2, 4]), float(&[4])]),
+                    Sample::of([float(&[2, 2, 3]), float(&[4, 3]), float(&[2, 2, 4])]),
+                    Sample::of([float(&[3]), float(&[1, 3]), float(&[1]), float(&[1])]),
+                    Sample::of([float(&[0, 3]), float(&[2, 3]), float(&[0, 2]), float(&[2])]),
+                    Sample::of([float(&[2, 0]), float(&[3, 0]), float(&[2, 3]), float(&[3])]),
+                ]
+            })
+            .errors(|| {
+                vec![
+                    ErrorCase::new("inner size", "takes […, 4]", || {
+                        vec![zeros(&[2, 3]), zeros(&[5, 4]), zeros(&[2, 5])]
+                    }),
+                    ErrorCase::new(
+                        "residual size",
+                        "residual has shape [5], expected [2, 5]",
+                        || vec![zeros(&[2, 3]), zeros(&[5, 3]), zeros(&[5])],
+                    ),
+                ]
+            }),
+        Entry::new("linear_gelu", |x, a| {
+            Ok(vec![linear_gelu(&x[0], &x[1], x.get(2), a.flag("tanh"))?])
+        })
+        .samples(|| {
+            vec![
+                Sample::of([float(&[2, 3]), float(&[4, 3]), float(&[4])]).flag("tanh", true),
+                Sample::of([float(&[2, 2, 3]), float(&[4, 3])]).flag("tanh", false),
+                Sample::of([float(&[3]), float(&[1, 3]), float(&[1])]).flag("tanh", true),
+                Sample::of([float(&[0, 3]), float(&[2, 3]), float(&[2])]).flag("tanh", false),
+                Sample::of([float(&[2, 0]), float(&[3, 0]), float(&[3])]).flag("tanh", true),
+            ]
+        })
+        .errors(|| {
+            vec![
+                ErrorCase::new("inner size", "takes […, 4]", || {
+                    vec![zeros(&[2, 3]), zeros(&[5, 4])]
+                }),
+                ErrorCase::new("a weight that is no matrix", "not a matrix", || {
+                    vec![zeros(&[2, 3]), zeros(&[3])]
+                }),
+            ]
+        }),
     ]
 }

@@ -51,7 +51,7 @@ pub use dropout::dropout;
 pub use embedding::embedding;
 pub use gru::gru_sequence;
 pub use layer_norm::layer_norm;
-pub use linear::linear;
+pub use linear::{linear, linear_add, linear_gelu};
 pub use linear_cross_entropy::linear_cross_entropy;
 pub use lstm::lstm_sequence;
 pub use rms_norm::rms_norm;

@@ -174,6 +174,17 @@ pub fn reference(name: &str, x: &[Array], a: &Attrs) -> Vec<Array> {
         "to_dtype" | "contiguous" | "to_device" => vec![x[0].clone()],
         "matmul" => vec![product::matmul(&x[0], &x[1])],
         "linear" => vec![product::linear(&x[0], &x[1], x.get(2))],
+        "linear_add" => {
+            let y = product::linear(&x[0], &x[1], x.get(3));
+            let sum = y.data.iter().zip(&x[2].data).map(|(a, b)| a + b).collect();
+            vec![Array::new(&y.shape, sum)]
+        }
+        "linear_gelu" => {
+            let mut y = product::linear(&x[0], &x[1], x.get(2));
+            let gelu = if a.flag("tanh") { "gelu_tanh" } else { "gelu" };
+            y.data.iter_mut().for_each(|x| *x = elementwise::of_one(gelu, *x, a));
+            vec![y]
+        }
         "cross_entropy" => vec![loss::cross_entropy(&x[0], &x[1], x.get(2), a)],
         "linear_cross_entropy" => {
             let logits = product::linear(&x[0], &x[2], x.get(3));

@@ -181,6 +181,16 @@ fn corners(name: &str) -> Vec<Sample> {
             Sample::of([float(&[3, 18]), float(&[17, 18]), float(&[17])]),
             Sample::of([float(&[3, 2]), float(&[0, 2]), float(&[0])]),
         ],
+        "linear_add" => vec![
+            Sample::of([float(&[1, 1]), float(&[1, 1]), float(&[1, 1])]),
+            Sample::of([float(&[3, 18]), float(&[17, 18]), float(&[3, 17]), float(&[17])]),
+            Sample::of([float(&[3, 2]), float(&[0, 2]), float(&[3, 0]), float(&[0])]),
+        ],
+        "linear_gelu" => vec![
+            Sample::of([float(&[1, 1]), float(&[1, 1])]).flag("tanh", true),
+            Sample::of([float(&[3, 18]), float(&[17, 18]), float(&[17])]).flag("tanh", false),
+            Sample::of([float(&[3, 2]), float(&[0, 2]), float(&[0])]).flag("tanh", true),
+        ],
         "scaled_dot_product_attention" => {
             let qkv = |b, h, tq, tk, d| {
                 [[b, h, tq, d], [b, h, tk, d], [b, h, tk, d]].map(|s: [usize; 4]| float(&s))
@@ -268,6 +278,14 @@ pub fn big(name: &str) -> Vec<Sample> {
             Sample::of([float(&[2, 1, 33, 65]), float(&[3, 65, 34])]),
         ],
         "linear" => vec![Sample::of([float(&[5, 37, 150]), float(&[201, 150]), float(&[201])])],
+        "linear_add" => {
+            let (x, w) = (float(&[5, 37, 150]), float(&[201, 150]));
+            vec![Sample::of([x, w, float(&[5, 37, 201]), float(&[201])])]
+        }
+        "linear_gelu" => {
+            let inputs = || [float(&[5, 37, 150]), float(&[201, 150]), float(&[201])];
+            [true, false].map(|tanh| Sample::of(inputs()).flag("tanh", tanh)).into()
+        }
         // The reference tries all paths: many tags or many words, not both.
         "crf" | "viterbi" => [(40, 2, 35), (70, 9, 2)]
             .map(|(b, t, k)| {

@@ -3,7 +3,7 @@
 use super::arithmetic::{Arithmetic, Operand};
 use super::micro::Block;
 use super::pack::Source;
-use super::{Epilogue, Mat, Product};
+use super::{Mat, Product};
 use crate::cpu::simd::{LANES, Real, Shared};
 use crate::cpu::{scratch, threads};
 
@@ -257,11 +257,14 @@ fn part<T: Real>(
                     n: width,
                     k: depth,
                     add: p.accumulate || from > 0,
-                    epilogue: if last { p.epilogue.columns(j, width) } else { Epilogue::None },
+                    bias: p.bias.filter(|_| last).map(|bias| &bias[j..j + width]),
                 };
                 // SAFETY: A and B are the checked matrices or panels packed before; C's rows and columns
                 // are inside its slice, and no other task has this tile.
                 unsafe { by.block(operands, of_a, of_b) };
+                if let Some(then) = p.then.filter(|_| last) {
+                    then(p.piece((i, rows), (j, width)));
+                }
             }
             from += kc;
         }
@@ -285,7 +288,7 @@ pub(super) fn double<T: Real>(p: &Product<'_, T>) {
         let ldc = p.ldc as isize;
         matrixmultiply::dgemm(m, k, n, 1.0, a, a_row, a_col, b, b_row, b_col, beta, c, ldc, 1);
     }
-    if let Epilogue::Bias(bias) = p.epilogue {
+    if let Some(bias) = p.bias {
         for i in 0..m {
             // SAFETY: row i of C, which nobody else touches.
             let row = unsafe { p.c.slice(p.at + i * p.ldc, n) };

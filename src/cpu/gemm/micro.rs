@@ -13,7 +13,6 @@
 //! A enters through single elements only. So A and Aᵀ cost the same here, and A may be read where it
 //! lies; B has to be dense along a row.
 
-use super::Epilogue;
 use crate::cpu::simd::{Kernel, LANES, Real, Vector};
 
 /// One step of the sums: what is done with an element of A in every lane and a vector of B.
@@ -73,8 +72,8 @@ pub(super) struct Block<'a, T> {
     pub(super) k: usize,
     /// C += A B rather than C = A B.
     pub(super) add: bool,
-    /// What is done to C on the way out; its slices begin at column 0 of this block.
-    pub(super) epilogue: Epilogue<'a, T>,
+    /// What is added to each row of C on the way out, from column 0 of this block on.
+    pub(super) bias: Option<&'a [T]>,
 }
 
 impl<'a, T: Real> Block<'a, T> {
@@ -99,10 +98,7 @@ impl<'a, T: Real> Block<'a, T> {
             n: self.n,
             k: self.k,
             add: self.add,
-            epilogue: match self.epilogue {
-                Epilogue::None => Epilogue::None,
-                Epilogue::Bias(bias) => Epilogue::Bias(bytemuck::cast_slice(bias)),
-            },
+            bias: self.bias.map(bytemuck::cast_slice),
         }
     }
 }
@@ -126,7 +122,7 @@ pub(super) fn tile_size<T: Real>() -> (usize, usize) {
 /// # Safety
 /// The pointers and strides stay within memory that is valid for reading (`a`, `b`) and writing (`c`)
 /// for m rows, n columns and k; with `b_padded` B can be read up to a whole number of vectors. Nobody
-/// else touches the elements of C meanwhile. Slices of the epilogue have at least n elements.
+/// else touches the elements of C meanwhile. A bias has at least n elements.
 #[inline(never)] // the tiles are compiled once
 pub(super) unsafe fn block<T: Real>(block: Block<'_, T>) {
     T::dispatch(Run(block));
@@ -341,8 +337,8 @@ unsafe fn tile<
         // SAFETY: the tile of C can be written, handed through.
         return unsafe { ragged(block, c, j, cols, &tile) };
     }
-    match block.epilogue {
-        Epilogue::None => {
+    match block.bias {
+        None => {
             each_row!(r < R {
                 for v in 0..N {
                     // SAFETY: a whole vector of C.
@@ -350,7 +346,7 @@ unsafe fn tile<
                 }
             });
         }
-        Epilogue::Bias(bias) => {
+        Some(bias) => {
             let mut biases = [V::zero(); N];
             for (v, vector) in biases.iter_mut().enumerate() {
                 *vector = V::load(&bias[j + v * LANES..]);
@@ -420,9 +416,9 @@ pub(super) unsafe fn write_row<V: Vector>(
         // SAFETY: the columns that are left in this row.
         let dst = unsafe { std::slice::from_raw_parts_mut(c.wrapping_add(at), width) };
         let sum = if block.add { V::load_part(dst).add(sum) } else { sum };
-        let sum = match block.epilogue {
-            Epilogue::None => sum,
-            Epilogue::Bias(bias) => sum.add(V::load_part(&bias[j + at..j + at + width])),
+        let sum = match block.bias {
+            None => sum,
+            Some(bias) => sum.add(V::load_part(&bias[j + at..j + at + width])),
         };
         sum.store_part(dst);
     }

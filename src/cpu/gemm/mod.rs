@@ -103,21 +103,54 @@ fn extent(axes: &[(usize, usize)]) -> usize {
     last.map_or(usize::MAX, |last| last.saturating_add(1))
 }
 
-/// What happens to an element of C after its sum is complete, while it is still in a register.
-#[derive(Clone, Copy, Debug)]
+/// A finished piece of C: `rows` × `cols` elements from row `i` and column `j` on.
+pub struct Piece<T> {
+    c: Shared<T>,
+    /// Where its first element is in `c`.
+    at: usize,
+    ldc: usize,
+    /// Its first row in C.
+    pub i: usize,
+    /// Its first column in C.
+    pub j: usize,
+    /// How many rows it has.
+    pub rows: usize,
+    /// How many columns it has.
+    pub cols: usize,
+}
+
+impl<T> Piece<T> {
+    /// Its row r: row i + r of C from column j on.
+    #[inline(always)]
+    pub fn row(&mut self, r: usize) -> &mut [T] {
+        assert!(r < self.rows);
+        // SAFETY: the product hands each element of C out once, and this borrows the piece.
+        unsafe { self.c.slice(self.at + r * self.ldc, self.cols) }
+    }
+}
+
+/// What is done with each finished piece of C, on the thread that has computed it.
+pub type Then<'a, T> = &'a (dyn Fn(Piece<T>) + Sync);
+
+/// What happens to C after its sums are complete.
+#[derive(Clone, Copy)]
 pub enum Epilogue<'a, T> {
     /// Nothing.
     None,
-    /// Adds `bias[j]` to column j.
+    /// Adds `bias[j]` to column j while it is still in a register.
     Bias(&'a [T]),
+    /// The bias, if there is one; then this while a piece, up to some hundred rows of 128 columns, is still in the near
+    /// caches.
+    Then(Option<&'a [T]>, Then<'a, T>),
 }
 
 impl<'a, T> Epilogue<'a, T> {
-    /// The epilogue of the columns `start..start + len`.
-    fn columns(self, start: usize, len: usize) -> Epilogue<'a, T> {
+    /// Its two steps.
+    fn steps(self) -> (Option<&'a [T]>, Option<Then<'a, T>>) {
         match self {
-            Epilogue::None => Epilogue::None,
-            Epilogue::Bias(bias) => Epilogue::Bias(&bias[start..start + len]),
+            Epilogue::None => (None, None),
+            Epilogue::Bias(bias) => (Some(bias), None),
+            Epilogue::Then(bias, then) => (bias, Some(then)),
         }
     }
 }
@@ -219,8 +252,17 @@ struct Product<'a, T> {
     n: usize,
     k: usize,
     accumulate: bool,
-    epilogue: Epilogue<'a, T>,
+    bias: Option<&'a [T]>,
+    then: Option<Then<'a, T>>,
     by: Arithmetic,
+}
+
+impl<T: Copy> Product<'_, T> {
+    /// The piece of C of these (first, length) rows and columns.
+    fn piece(&self, (i, rows): (usize, usize), (j, cols): (usize, usize)) -> Piece<T> {
+        let (c, at) = (self.c, self.at + i * self.ldc + j);
+        Piece { c, at, ldc: self.ldc, i, j, rows, cols }
+    }
 }
 
 /// Checks everything once, so that the kernels may use pointers, and picks a path.
@@ -247,7 +289,8 @@ fn product<T: Real>(
     assert!(count == 1 || c_stride >= extent(&[(m, ldc), (n, 1)]), "matrices of C overlap");
     a.check("A", (count, a_stride), m, k);
     b.check("B", (count, b_stride), k, n);
-    if let Epilogue::Bias(bias) = epilogue {
+    let (bias, then) = epilogue.steps();
+    if let Some(bias) = bias {
         assert!(bias.len() >= n, "a bias of {} for {n} columns", bias.len());
     }
     let c = Shared::new(c);
@@ -262,14 +305,18 @@ fn product<T: Real>(
         n,
         k,
         accumulate,
-        epilogue,
+        bias,
+        then,
         by,
     };
     if TypeId::of::<T>() == TypeId::of::<f64>() && k > 0 {
-        return (0..count).for_each(|i| blocked::double(&item(i)));
+        (0..count).for_each(|i| blocked::double(&item(i)));
+    } else if (m == 1 || n == 1) && vector::fits(&a, &b, m, n) {
+        vector::run(count, &item);
+    } else {
+        return blocked::run(count, &item);
     }
-    if (m == 1 || n == 1) && vector::fits(&a, &b, m, n) {
-        return vector::run(count, &item);
+    if let Some(then) = then {
+        (0..count).for_each(|i| then(item(i).piece((0, m), (0, n))));
     }
-    blocked::run(count, &item);
 }

@@ -4,7 +4,7 @@
 use super::blocked::PIECE;
 use super::micro::{Block, block, tile_size};
 use super::pack::{Source, pack, room};
-use super::{Epilogue, KC, Mat};
+use super::{KC, Mat};
 use crate::cpu::simd::{Real, Shared};
 use crate::cpu::threads;
 
@@ -108,7 +108,7 @@ impl<'a, T: Real> Panels<'a, T> {
                 n: cols,
                 k: depth,
                 add: add || from > 0,
-                epilogue: Epilogue::None,
+                bias: None,
             };
             // SAFETY: `product` has checked A and C, which it has borrowed for writing; the panels are whole and
             // padded, and no other task has these columns.
@@ -119,7 +119,7 @@ impl<'a, T: Real> Panels<'a, T> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::gemm;
+    use super::super::{Epilogue, gemm};
     use super::*;
     use crate::cpu::rows::testing::{narrow, numbers};
 

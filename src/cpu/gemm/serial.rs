@@ -5,7 +5,7 @@
 
 use super::micro::{Block, block, tile_size};
 use super::pack::{Source, pack, room};
-use super::{Epilogue, KC, Mat};
+use super::{KC, Mat};
 use crate::cpu::simd::{LANES, Real};
 
 /// How a packed matrix will be used: decides how wide its panels are.
@@ -147,7 +147,7 @@ pub(crate) fn multiply<T: Real>(
             n,
             k: KC.min(k - from),
             add: add || from > 0,
-            epilogue: Epilogue::None,
+            bias: None,
         };
         // SAFETY: all three matrices have just been checked against their slices, and B is filled up to
         // whole vectors either way.

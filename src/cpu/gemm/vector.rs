@@ -7,7 +7,7 @@
 //! are outputs again and each sum keeps its one chain in the order of k.
 
 use super::pack::turned;
-use super::{Epilogue, KC, Mat, Product};
+use super::{KC, Mat, Product};
 use crate::cpu::simd::{Kernel, LANES, Real, Vector, inlined};
 use crate::cpu::threads;
 
@@ -160,8 +160,8 @@ fn finish<V: Vector>(
     width: usize,
     sum: V,
 ) -> V {
-    match p.epilogue {
-        Epilogue::Bias(bias) if last => {
+    match p.bias {
+        Some(bias) if last => {
             // With one column every output has the same bias.
             sum.add(if row { V::load_part(&bias[at..at + width]) } else { V::splat(bias[0]) })
         }

@@ -1,0 +1,148 @@
+//! Linear layers whose outputs go on while they are near: `x Wᵀ + b` is finished piece by piece, and each piece is
+//! added to a residual stream, or sent through an activation, before it leaves the near caches.
+//!
+//! The bits are those of the product followed by the other operation.
+
+use super::binary::add_row;
+use super::gemm::{Epilogue, Mat, Piece, Precision, gemm_at};
+use super::simd::{Kernel, Real, Shared, Vector};
+use super::unary::{self, Unary};
+
+/// The operands of `x Wᵀ + b`: x `[rows, inner]`, W `[out, inner]`, b `[out]`.
+#[derive(Clone, Copy)]
+pub struct Operands<'a, T> {
+    /// x
+    pub x: &'a [T],
+    /// W
+    pub w: &'a [T],
+    /// b
+    pub bias: Option<&'a [T]>,
+    /// Rows of x and of the outputs.
+    pub rows: usize,
+    /// What goes in.
+    pub inner: usize,
+    /// What comes out.
+    pub out: usize,
+}
+
+impl<T: Real> Operands<'_, T> {
+    /// `c = x Wᵀ + b`, and `then` with each piece of it.
+    fn product(&self, precision: Precision, c: &mut [T], then: impl Fn(Piece<T>) + Sync) {
+        let Operands { x, w, bias, rows, inner, out } = *self;
+        let x = Mat { data: x, row_stride: inner, col_stride: 1 };
+        let w = Mat { data: w, row_stride: 1, col_stride: inner };
+        let then = Epilogue::Then(bias, &then);
+        gemm_at(precision, c, out, x, w, rows, out, inner, false, then);
+    }
+}
+
+/// `y = x Wᵀ + b + residual`, both `[rows, out]`.
+///
+/// # Panics
+/// When a slice is too short.
+pub fn forward_add<T: Real>(
+    precision: Precision,
+    y: &mut [T],
+    residual: &[T],
+    operands: Operands<'_, T>,
+) {
+    let out = operands.out;
+    operands.product(precision, y, |y| T::dispatch(Add { y, residual, out }));
+}
+
+/// Adds to a piece of the output what the residual has there.
+struct Add<'a, T> {
+    y: Piece<T>,
+    residual: &'a [T],
+    out: usize,
+}
+
+impl<T: Real> Kernel<T> for Add<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector<Elem = T>>(mut self) {
+        for r in 0..self.y.rows {
+            let from = (self.y.i + r) * self.out + self.y.j;
+            let residual = &self.residual[from..][..self.y.cols];
+            add_row::<V>(self.y.row(r), residual);
+        }
+    }
+}
+
+/// `u = x Wᵀ + b`, which backward needs, and `y = f(u)`, both `[rows, out]`.
+///
+/// # Panics
+/// When a slice is too short.
+pub fn forward_then<T: Real>(
+    precision: Precision,
+    f: Unary,
+    y: &mut [T],
+    u: &mut [T],
+    operands: Operands<'_, T>,
+) {
+    let (out, y) = (operands.out, Shared::new(y));
+    operands.product(precision, u, |u| unary::forward_rows(f, Activated { y, u, out }));
+}
+
+/// A piece of u, and where the same piece of y is.
+struct Activated<T> {
+    y: Shared<T>,
+    u: Piece<T>,
+    out: usize,
+}
+
+impl<T: Real> unary::Rows<T> for Activated<T> {
+    fn count(&self) -> usize {
+        self.u.rows
+    }
+
+    #[inline(always)]
+    fn row(&mut self, r: usize) -> (&mut [T], &[T]) {
+        let at = (self.u.i + r) * self.out + self.u.j;
+        // SAFETY: as disjoint as the pieces of u, each of which comes once.
+        (unsafe { self.y.slice(at, self.u.cols) }, self.u.row(r))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::binary::add_assign;
+    use super::super::rows::testing::{narrow, numbers, same_bits};
+    use super::*;
+
+    /// The outputs of both, and of the operations one after the other.
+    fn both(rows: usize, inner: usize, out: usize, biased: bool) -> [Vec<f32>; 6] {
+        let [x, w, b, residual] = [rows * inner, out * inner, out, rows * out]
+            .map(|n| narrow(&numbers(n, 1.0, n as u64)));
+        let bias = biased.then_some(&b[..]);
+        let operands = Operands { x: &x, w: &w, bias, rows, inner, out };
+        let new = || vec![f32::NAN; rows * out];
+        let (mut sum, mut u, mut y, mut plain) = (new(), new(), new(), new());
+        forward_add(Precision::Highest, &mut sum, &residual, operands);
+        forward_then(Precision::Highest, Unary::Gelu, &mut y, &mut u, operands);
+        operands.product(Precision::Highest, &mut plain, |_| {});
+        let (mut plain_sum, mut plain_y) = (plain.clone(), new());
+        add_assign(&mut plain_sum, &residual);
+        unary::forward(Unary::Gelu, &mut plain_y, &plain);
+        [sum, u, y, plain_sum, plain, plain_y]
+    }
+
+    #[test]
+    fn are_the_two_operations_bit_for_bit() {
+        let shapes = [(1, 7, 5), (9, 7, 1), (3, 0, 4), (0, 3, 4), (70, 300, 150), (600, 40, 300)];
+        for (rows, inner, out) in shapes {
+            for biased in [false, true] {
+                let [sum, u, y, plain_sum, plain_u, plain_y] = both(rows, inner, out, biased);
+                assert_eq!(sum, plain_sum, "{rows} × {inner} × {out}");
+                assert_eq!(u, plain_u, "{rows} × {inner} × {out}");
+                assert_eq!(y, plain_y, "{rows} × {inner} × {out}");
+            }
+        }
+    }
+
+    #[test]
+    fn threads_and_instruction_sets_do_not_change_bits() {
+        same_bits(|| both(150, 70, 301, true).concat());
+    }
+}
