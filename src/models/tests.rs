@@ -205,6 +205,8 @@ fn classifiers_have_hugging_faces_names_and_train_all_they_have() {
 fn flops_from_sizes_are_those_of_the_trace() {
     let products = [
         "linear",
+        "linear_add",
+        "linear_gelu",
         "self_attention_qkv",
         "scaled_dot_product_attention",
         "rnn_sequence",

@@ -37,6 +37,7 @@ macro_rules! flipped {
 }
 
 /// Checks the operands of `name` and gives the shape of its output.
+#[track_caller]
 fn check(name: &'static str, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Dims> {
     same_dtype(name, x, weight)?;
     let &[out, inner] = weight.shape() else {
@@ -60,6 +61,17 @@ fn check(name: &'static str, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>)
     Ok(shape)
 }
 
+/// 16-bit operands in `f32`, in which they are computed; the result is rounded once, at the end.
+#[track_caller]
+fn wide(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+) -> Result<(Tensor, Tensor, Option<Tensor>)> {
+    let bias = bias.map(|b| b.to_dtype(DType::F32)).transpose()?;
+    Ok((x.to_dtype(DType::F32)?, weight.to_dtype(DType::F32)?, bias))
+}
+
 /// `x Wᵀ + b`: x `[…, in]`, weight `[out, in]`, bias `[out]`.
 ///
 /// # Errors
@@ -68,9 +80,8 @@ fn check(name: &'static str, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>)
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let shape = check("linear", x, weight, bias)?;
     if x.dtype().is_half() {
-        let bias = bias.map(|b| b.to_dtype(DType::F32)).transpose()?;
-        let (x32, w32) = (x.to_dtype(DType::F32)?, weight.to_dtype(DType::F32)?);
-        return linear(&x32, &w32, bias.as_ref())?.to_dtype(x.dtype());
+        let (x32, w, b) = wide(x, weight, bias)?;
+        return linear(&x32, &w, b.as_ref())?.to_dtype(x.dtype());
     }
     let (x_packed, w) = (x.packed()?, weight.packed()?);
     let bias_packed = bias.map(Tensor::packed).transpose()?;
@@ -109,7 +120,11 @@ pub fn linear_add(
     let shape = check("linear_add", x, weight, bias)?;
     same_dtype("linear_add", x, residual)?;
     expect_shape("linear_add", "residual", residual, &shape)?;
-    if x.dtype().is_half() || x.device() != Device::Cpu {
+    if x.dtype().is_half() {
+        let ((x32, w, b), r) = (wide(x, weight, bias)?, residual.to_dtype(DType::F32)?);
+        return linear_add(&x32, &w, b.as_ref(), &r)?.to_dtype(x.dtype());
+    }
+    if x.device() != Device::Cpu {
         return residual.add(&linear(x, weight, bias)?);
     }
     let (x_packed, w, r) = (x.packed()?, weight.packed()?, residual.packed()?);
@@ -149,7 +164,11 @@ pub fn linear_gelu(
     tanh: bool,
 ) -> Result<Tensor> {
     let shape = check("linear_gelu", x, weight, bias)?;
-    if x.dtype().is_half() || x.device() != Device::Cpu {
+    if x.dtype().is_half() {
+        let (x32, w, b) = wide(x, weight, bias)?;
+        return linear_gelu(&x32, &w, b.as_ref(), tanh)?.to_dtype(x.dtype());
+    }
+    if x.device() != Device::Cpu {
         let u = linear(x, weight, bias)?;
         return if tanh { u.gelu_tanh() } else { u.gelu() };
     }
@@ -169,7 +188,7 @@ pub fn linear_gelu(
     record("linear_gelu", &inputs)
         .save(&[&x_packed, &w, &u])
         .ints(&[tanh as usize])
-        .flops((2 * rows * out * inner + y.numel()) as u64)
+        .flops(2 * (rows * out * inner) as u64)
         .backward(|mut ctx, dy| {
             let (dy, u) = (dy.packed()?, ctx.take(2)?);
             let (op, bias) = (gelu(ctx.ints[0] == 1), ctx.needs.get(2) == Some(&true));
