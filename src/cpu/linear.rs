@@ -52,7 +52,7 @@ pub fn forward_add<T: Real>(
 
 /// Adds to a piece of the output what the residual has there.
 struct Add<'a, T> {
-    y: Piece<T>,
+    y: Piece<'a, T>,
     residual: &'a [T],
     out: usize,
 }
@@ -62,9 +62,9 @@ impl<T: Real> Kernel<T> for Add<'_, T> {
 
     #[inline(always)]
     fn run<V: Vector<Elem = T>>(mut self) {
-        for r in 0..self.y.rows {
-            let from = (self.y.i + r) * self.out + self.y.j;
-            let residual = &self.residual[from..][..self.y.cols];
+        for r in 0..self.y.rows() {
+            let (i, j, cols) = self.y.place(r);
+            let residual = &self.residual[i * self.out + j..][..cols];
             add_row::<V>(self.y.row(r), residual);
         }
     }
@@ -86,22 +86,22 @@ pub fn forward_then<T: Real>(
 }
 
 /// A piece of u, and where the same piece of y is.
-struct Activated<T> {
+struct Activated<'a, T> {
     y: Shared<T>,
-    u: Piece<T>,
+    u: Piece<'a, T>,
     out: usize,
 }
 
-impl<T: Real> unary::Rows<T> for Activated<T> {
+impl<T: Real> unary::Rows<T> for Activated<'_, T> {
     fn count(&self) -> usize {
-        self.u.rows
+        self.u.rows()
     }
 
     #[inline(always)]
     fn row(&mut self, r: usize) -> (&mut [T], &[T]) {
-        let at = (self.u.i + r) * self.out + self.u.j;
+        let (i, j, cols) = self.u.place(r);
         // SAFETY: as disjoint as the pieces of u, each of which comes once.
-        (unsafe { self.y.slice(at, self.u.cols) }, self.u.row(r))
+        (unsafe { self.y.slice(i * self.out + j, cols) }, self.u.row(r))
     }
 }
 

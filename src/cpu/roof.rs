@@ -24,7 +24,8 @@ pub fn multiply_adds_at(level: Level, rounds: usize) -> f64 {
 pub fn multiply_adds_bf16_at(level: Level, rounds: usize) -> Option<f64> {
     match level {
         Level::Amx => super::gemm::spin_tiles(rounds),
-        _ => super::simd::dot_bf16::spin(rounds),
+        Level::Avx512 => dot_bf16::spin(rounds),
+        _ => None,
     }
 }
 

@@ -76,6 +76,7 @@ pub fn layer_norm(
             let (mut dw, mut db) = (fresh(ctx.ints[0])?, fresh(ctx.ints[1])?);
             if let Some(so_far) = ctx.so_far.take() {
                 let mut dx = so_far.packed()?;
+                drop(so_far); // else dx shared its buffer and would be copied
                 for_float!("layer_norm", dy.dtype(), T => layer_norm::backward_onto::<T>(
                     true,
                     dx.make_mut()?, dw.as_mut().map(|t| t.slice_mut()), db.as_mut().map(|t| t.slice_mut()),

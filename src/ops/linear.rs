@@ -190,13 +190,14 @@ pub fn linear_gelu(
         .ints(&[tanh as usize])
         .flops(2 * (rows * out * inner) as u64)
         .backward(|mut ctx, dy| {
-            let (dy, u) = (dy.packed()?, ctx.take(2)?);
+            let (dy_packed, u) = (dy.packed()?, ctx.take(2)?);
+            drop(dy);
             let (op, bias) = (gelu(ctx.ints[0] == 1), ctx.needs.get(2) == Some(&true));
-            let mut du = dy.new_empty(dy.shape())?;
-            for_float!("linear_gelu", dy.dtype(), T => {
-                unary::backward::<T>(op, du.slice_mut(), dy.slice_ref(), u.slice_ref(), &[])
+            let mut du = dy_packed.new_empty(dy_packed.shape())?;
+            for_float!("linear_gelu", du.dtype(), T => {
+                unary::backward::<T>(op, du.slice_mut(), dy_packed.slice_ref(), u.slice_ref(), &[])
             });
-            drop((dy, u));
+            drop((dy_packed, u));
             grads(backward(&mut ctx, &du, bias)?)
         })
         .output(y)

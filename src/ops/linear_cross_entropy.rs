@@ -14,7 +14,8 @@
 //!
 //! The gradients are made on the way forward, where somebody will want them; the way back only multiplies
 //! them by the gradient of the loss, most often 1. Chunks are a multiple of the block length of a product
-//! long, so the bits are those of the two operations one after the other. The idea: Liger Kernel (Hsu et al. 2024);
+//! long, so the bits are those of the two operations one after the other (where all products are of f32: small ones are,
+//! whatever the precision). The idea: Liger Kernel (Hsu et al. 2024);
 //! Wijmans et al. 2024, "Cut your losses in large-vocabulary language models".
 
 use super::cross_entropy::{CrossEntropy, Reduction, check_targets, cross_entropy, total};

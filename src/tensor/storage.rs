@@ -6,7 +6,7 @@
 //! is allocated any more. Even the `Arc` that counts the owners is kept and used again.
 //!
 //! Every buffer starts on a 64-byte line, one cache line and one AVX-512 vector. `bytemuck` views the
-//! lines as elements of any dtype, so there is no unsafe code here.
+//! cells as elements of any dtype, so there is no unsafe code here.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -16,16 +16,42 @@ use bytemuck::{Pod, Zeroable};
 use super::dtype::Device;
 use crate::error::{Error, Result};
 
-/// One cache line.
+/// A quarter of a cache line: as much alignment as zeros from the system come with. For more, Rust would write the
+/// zeros itself, and so touch the pages that a class rounds up to.
 #[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
+#[repr(C, align(16))]
+struct Cell([u8; 16]);
 
-const LINE: usize = size_of::<Line>();
+/// The bytes of a cache line.
+const LINE: usize = 64;
+
+const CELLS: usize = LINE / size_of::<Cell>();
 
 /// Aligned memory of one size class. Its content is whatever the last owner left.
 struct Buffer {
-    lines: Vec<Line>,
+    cells: Vec<Cell>,
+    /// The first cell that begins a line.
+    start: usize,
+    /// The length in lines.
+    lines: usize,
+}
+
+impl Buffer {
+    /// Zeros; `None` where there is no such memory.
+    fn new(lines: usize) -> Option<Buffer> {
+        let cells = lines.checked_mul(CELLS)?.checked_add(CELLS - 1)?;
+        let cells: Vec<Cell> = bytemuck::allocation::try_zeroed_vec(cells).ok()?;
+        let over = cells.as_ptr() as usize % LINE / size_of::<Cell>();
+        Some(Buffer { start: (CELLS - over) % CELLS, cells, lines })
+    }
+
+    fn data(&self) -> &[Cell] {
+        &self.cells[self.start..][..self.lines * CELLS]
+    }
+
+    fn data_mut(&mut self) -> &mut [Cell] {
+        &mut self.cells[self.start..][..self.lines * CELLS]
+    }
 }
 
 /// A shared handle on the memory of a tensor.
@@ -55,7 +81,7 @@ impl Storage {
     /// The size of the whole buffer.
     pub(crate) fn bytes(&self) -> usize {
         match self {
-            Storage::Host(memory) => memory.buffer().lines.len() * LINE,
+            Storage::Host(memory) => memory.buffer().lines * LINE,
             #[cfg(feature = "cuda")]
             Storage::Cuda(memory) => memory.bytes(),
         }
@@ -64,7 +90,7 @@ impl Storage {
     /// The whole buffer as elements of type `E`. Callers have asked where it lives.
     pub(crate) fn as_slice<E: Pod>(&self) -> &[E] {
         match self {
-            Storage::Host(memory) => bytemuck::cast_slice(&memory.buffer().lines),
+            Storage::Host(memory) => bytemuck::cast_slice(memory.buffer().data()),
             #[cfg(feature = "cuda")]
             Storage::Cuda(_) => panic!("the memory of a GPU was read as main memory"),
         }
@@ -75,7 +101,7 @@ impl Storage {
         match self {
             Storage::Host(memory) => {
                 let buffer = Arc::get_mut(memory.buffer.as_mut()?)?;
-                Some(bytemuck::cast_slice_mut(&mut buffer.lines))
+                Some(bytemuck::cast_slice_mut(buffer.data_mut()))
             }
             #[cfg(feature = "cuda")]
             Storage::Cuda(_) => None,
@@ -135,7 +161,7 @@ impl Drop for Pooled {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        POOL.allocated.fetch_sub(self.lines.len() * LINE, Relaxed);
+        POOL.allocated.fetch_sub(self.lines * LINE, Relaxed);
     }
 }
 
@@ -193,19 +219,17 @@ impl Pool {
         let mut buffer = match recycled {
             Some(buffer) => buffer,
             None => {
-                // The system's zeros: pages that the class rounds up to are never touched.
-                let memory: Vec<Line> =
-                    bytemuck::allocation::try_zeroed_vec(capacity).map_err(|()| too_large())?;
+                let buffer = Buffer::new(capacity).ok_or_else(too_large)?;
                 self.misses.fetch_add(1, Relaxed);
                 self.allocated.fetch_add(capacity * LINE, Relaxed);
-                Arc::new(Buffer { lines: memory })
+                Arc::new(buffer)
             }
         };
         if self.poison.load(Relaxed)
             && let Some(buffer) = Arc::get_mut(&mut buffer)
         {
             // 0xFF… is a NaN in every float type: reading what was never written shows.
-            buffer.lines.fill(Line([0xFF; LINE]));
+            buffer.data_mut().fill(Cell([0xFF; 16]));
         }
         let live = self.live.fetch_add(capacity * LINE, Relaxed) + capacity * LINE;
         self.peak.fetch_max(live, Relaxed);
@@ -213,8 +237,8 @@ impl Pool {
     }
 
     fn put(&self, buffer: Arc<Buffer>) {
-        let (class, capacity) = class_of(buffer.lines.len());
-        debug_assert_eq!(capacity, buffer.lines.len());
+        let (class, capacity) = class_of(buffer.lines);
+        debug_assert_eq!(capacity, buffer.lines);
         self.live.fetch_sub(capacity * LINE, Relaxed);
         self.free_list(class).push(buffer);
     }

@@ -1,9 +1,10 @@
 //! What multiplies and adds inside a block: it decides how operands are packed, and the bits.
 
+use super::blocked::PIECE;
 use super::micro::{Block, block, tile_size};
 use super::pack::{Source, pack};
 use super::tiles::{self, Parts};
-use super::{KC, PAIRS_FROM, Precision, bf16};
+use super::{PAIRS_FROM, Precision, bf16};
 use crate::cpu::simd::Real;
 
 /// One way to compute a product.
@@ -62,11 +63,6 @@ impl Arithmetic {
         }
     }
 
-    /// The length of a block of k.
-    pub(super) fn block_of_k(self) -> usize {
-        self.parts().map_or(KC, tiles::block_of_k)
-    }
-
     /// Rows and columns of the micro-kernel's tile of C.
     pub(super) fn tile<T: Real>(self) -> (usize, usize) {
         self.parts().map_or_else(tile_size::<T>, |_| (tiles::SIDE, tiles::SIDE))
@@ -75,6 +71,17 @@ impl Arithmetic {
     /// The work of a product in multiply-adds of [`Arithmetic::Fma`] that take about as long.
     pub(super) fn work(self, (m, n, k): (usize, usize, usize)) -> usize {
         m.saturating_mul(n).saturating_mul(k) / self.parts().map_or(1, tiles::times_as_fast)
+    }
+
+    /// From this much work on a B that several tiles read is packed once, before them, which takes one more turn of all
+    /// threads; below it each tile packs for itself. A is not shared: it is needed sooner after it is packed than one
+    /// core reads what another has just written.
+    pub(super) fn packs_together_from(self) -> usize {
+        match self {
+            #[cfg(test)]
+            Arithmetic::Model(_) => PIECE, // which is slow, and should go the same ways
+            _ => 32 * PIECE,
+        }
     }
 
     /// Whether both operands have to be packed.

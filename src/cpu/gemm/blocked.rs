@@ -3,14 +3,14 @@
 use super::arithmetic::{Arithmetic, Operand};
 use super::micro::Block;
 use super::pack::Source;
-use super::{Mat, Product};
+use super::{KC, Mat, Product};
 use crate::cpu::simd::{LANES, Real, Shared};
 use crate::cpu::{scratch, threads};
 
-/// Columns of B packed at a time: with KC = 256, 128 KiB.
+/// Columns of B packed at a time: with KC = 256, 128 KiB of f32.
 const NB: usize = 128;
 
-/// Rows of a thread's tile at most: with KC = 256, half a megabyte of packed A.
+/// Rows of a thread's tile at most: with KC = 256, half a megabyte of packed A in f32.
 const TILE_ROWS: usize = 504;
 
 /// Columns of a thread's tile at most.
@@ -38,11 +38,6 @@ const SHARED: usize = 1 << 24;
 /// Columns of a piece when the whole of B is packed.
 const PACK_LANES: usize = 256;
 
-/// From this much work on, a B that several tiles read is packed once, before them, which takes one more
-/// turn of all threads; below it each tile packs for itself. A is not shared: it is needed sooner after it
-/// is packed than one core reads what another has just written.
-const TOGETHER: usize = 32 * PIECE;
-
 /// Columns of a tile that are worth packing dense rows of A for.
 const MANY: usize = 512;
 
@@ -61,8 +56,10 @@ struct Grid {
 impl Grid {
     /// Halves a side of the tile until there are enough tiles to go round: two a thread, since fewer tiles pack
     /// less, and as many for each, unless they are many. The longer side, in a large product.
-    fn new(m: usize, n: usize, work: usize, count: usize, tile: (usize, usize)) -> Grid {
-        let work = work.saturating_mul(count);
+    fn new<T: Real>(p: &Product<'_, T>, count: usize) -> Grid {
+        let Product { m, n, k, by, .. } = *p;
+        let tile = by.tile::<T>();
+        let work = by.work((m, n, k.max(1))).saturating_mul(count);
         let threads = rayon::current_num_threads();
         let wanted = if threads > 1 { (work / PIECE).min(2 * threads) } else { 1 };
         let (mut down, mut across) = (m.div_ceil(TILE_ROWS), n.div_ceil(TILE_COLS));
@@ -79,7 +76,7 @@ impl Grid {
             // Where each tile packs its B, columns first: each is then packed once. But no sliver as the last tile.
             let half = n.div_ceil(2 * across).next_multiple_of(tile.1);
             let even = half * (2 * across - 1) + half / 2 < n;
-            let cols_first = if work < TOGETHER { even } else { cols > rows };
+            let cols_first = if work < by.packs_together_from() { even } else { cols > rows };
             if split_cols && (cols_first || !split_rows) {
                 across *= 2;
             } else {
@@ -104,7 +101,7 @@ impl Plan {
     fn new<T: Real>(p: &Product<'_, T>, count: usize) -> Plan {
         let tile = p.by.tile::<T>();
         let work = p.by.work((p.m, p.n, p.k.max(1)));
-        let grid = Grid::new(p.m, p.n, work, count, tile);
+        let grid = Grid::new(p, count);
         let (rows, cols) = (grid.rows.min(p.m), grid.cols.min(p.n));
         // A enters element by element, so a few dense rows are as good as panels. More than a cache has
         // ways are not when all of them want the same places in it, and panels pay where many columns
@@ -123,7 +120,8 @@ impl Plan {
         // B is packed unless few panels of A come by to use it, or it is close at hand anyway.
         let near = p.b.row_stride.saturating_mul(p.k) <= SMALL;
         let pack_b = p.by.packs() || p.b.col_stride != 1 || rows > 4 * tile.0 && !near;
-        let together = count == 1 && work >= TOGETHER && p.n.saturating_mul(p.k) <= SHARED;
+        let together =
+            count == 1 && work >= p.by.packs_together_from() && p.n.saturating_mul(p.k) <= SHARED;
         Plan { grid, tile, pack_a, pack_b, share_b: pack_b && grid.down > 1 && together }
     }
 }
@@ -146,11 +144,8 @@ pub(super) fn run<'a, T: Real>(count: usize, item: &(impl Fn(usize) -> Product<'
     let grid = plan.grid;
     let tiles = grid.down * grid.across;
     let work = by.work((m, n, k)).saturating_mul(count);
-    let shared = if plan.share_b {
-        k.div_ceil(by.block_of_k()) * room(by, n, by.block_of_k().min(k), plan.tile.1)
-    } else {
-        0
-    };
+    let shared =
+        if plan.share_b { k.div_ceil(KC) * room(by, n, KC.min(k), plan.tile.1) } else { 0 };
     scratch::with(shared, |shared: &mut [T]| {
         if plan.share_b {
             pack_all(by, shared, b, (n, k), plan.tile.1);
@@ -172,16 +167,15 @@ fn pack_all<T: Real>(
     (n, k): (usize, usize),
     width: usize,
 ) {
-    let kc = by.block_of_k();
     let lanes = (PACK_LANES / width).max(1) * width;
     let pieces = n.div_ceil(lanes);
-    let block = room(by, n, kc.min(k), width);
+    let block = room(by, n, KC.min(k), width);
     let out = Shared::new(dst);
-    threads::for_each(pieces * k.div_ceil(kc), n.saturating_mul(k), |t| {
-        let (from, first) = (t / pieces * kc, t % pieces * lanes);
+    threads::for_each(pieces * k.div_ceil(KC), n.saturating_mul(k), |t| {
+        let (from, first) = (t / pieces * KC, t % pieces * lanes);
         let data = b.data.as_ptr().wrapping_add(from * b.row_stride + first * b.col_stride);
         let (lane, step) = (b.col_stride, b.row_stride);
-        let (lanes, k) = (lanes.min(n - first), kc.min(k - from));
+        let (lanes, k) = (lanes.min(n - first), KC.min(k - from));
         let at = t / pieces * block + first / width * by.panel(width, k);
         // SAFETY: pieces of a block lie behind each other, and these columns and k are inside the matrix, as
         // `product` has checked.
@@ -201,8 +195,8 @@ fn part<T: Real>(
     (j, cols): (usize, usize),
 ) {
     let Plan { tile, pack_a, pack_b, share_b, .. } = *plan;
-    let (by, kc) = (p.by, p.by.block_of_k());
-    let most = kc.min(p.k);
+    let by = p.by;
+    let most = KC.min(p.k);
     let a_room = if pack_a { room(by, rows, most, tile.0) } else { 0 };
     let b_room = if pack_b && !share_b { room(by, cols.min(NB), most, tile.1) } else { 0 };
     scratch::with(a_room + b_room, |packed: &mut [T]| {
@@ -210,7 +204,7 @@ fn part<T: Real>(
         let mut from = 0;
         // At least once, so that k = 0 writes zeros.
         while from == 0 || from < p.k {
-            let depth = kc.min(p.k - from);
+            let depth = KC.min(p.k - from);
             let panels = (by.panel(tile.0, depth), by.panel(tile.1, depth));
             let a = p.a.data.as_ptr().wrapping_add(i * p.a.row_stride + from * p.a.col_stride);
             let (a_lane, a_step) = (p.a.row_stride, p.a.col_stride);
@@ -232,7 +226,7 @@ fn part<T: Real>(
                 }
                 let b = if share_b {
                     let block = room(by, p.n, most, tile.1);
-                    shared_b[from / kc * block + j / tile.1 * panels.1..].as_ptr()
+                    shared_b[from / KC * block + j / tile.1 * panels.1..].as_ptr()
                 } else if pack_b {
                     packed_b.as_ptr()
                 } else {
@@ -266,7 +260,7 @@ fn part<T: Real>(
                     then(p.piece((i, rows), (j, width)));
                 }
             }
-            from += kc;
+            from += KC;
         }
     });
 }

@@ -18,7 +18,7 @@
 //!                              │  │  │  elements of C in registers for 256 steps of k
 //! ```
 //!
-//! The numbers are AVX-512's; [`Vector::TILE`](super::simd::Vector::TILE) gives the panel sizes of the
+//! The numbers are AVX-512's for f32; [`Vector::TILE`](super::simd::Vector::TILE) gives the panel sizes of the
 //! others (6 × 16 on AVX2). The idea is Goto and van de Geijn's (2008): every level of the memory holds
 //! what the level below reads many times.
 //!
@@ -29,7 +29,7 @@
 //!
 //! # The bits
 //!
-//! Each element of C is one chain of fused multiply-adds in the order of k inside a block of [`KC`], and
+//! In f32 each element of C is one chain of fused multiply-adds in the order of k inside a block of [`KC`], and
 //! the blocks' sums are added in their order:
 //!
 //! ```text
@@ -103,34 +103,44 @@ fn extent(axes: &[(usize, usize)]) -> usize {
     last.map_or(usize::MAX, |last| last.saturating_add(1))
 }
 
-/// A finished piece of C: `rows` × `cols` elements from row `i` and column `j` on.
-pub struct Piece<T> {
+/// A finished piece of C: some rows and columns of it, lent to who goes on with them.
+pub struct Piece<'c, T> {
     c: Shared<T>,
     /// Where its first element is in `c`.
     at: usize,
     ldc: usize,
-    /// Its first row in C.
-    pub i: usize,
-    /// Its first column in C.
-    pub j: usize,
-    /// How many rows it has.
-    pub rows: usize,
-    /// How many columns it has.
-    pub cols: usize,
+    /// Its first row and column in C.
+    from: (usize, usize),
+    /// Its rows and columns.
+    size: (usize, usize),
+    lent: std::marker::PhantomData<&'c mut [T]>,
 }
 
-impl<T> Piece<T> {
-    /// Its row r: row i + r of C from column j on.
+impl<T> Piece<'_, T> {
+    /// How many rows it has.
+    #[inline(always)]
+    pub fn rows(&self) -> usize {
+        self.size.0
+    }
+
+    /// Where its row r is in C: the row, the column it begins with, and the columns it has.
+    #[inline(always)]
+    pub fn place(&self, r: usize) -> (usize, usize, usize) {
+        (self.from.0 + r, self.from.1, self.size.1)
+    }
+
+    /// Its row r.
     #[inline(always)]
     pub fn row(&mut self, r: usize) -> &mut [T] {
-        assert!(r < self.rows);
-        // SAFETY: the product hands each element of C out once, and this borrows the piece.
-        unsafe { self.c.slice(self.at + r * self.ldc, self.cols) }
+        assert!(r < self.size.0);
+        // SAFETY: the product makes one piece for each element of C while C is borrowed, for as long as the piece
+        // is lent, and this borrows the piece.
+        unsafe { self.c.slice(self.at + r * self.ldc, self.size.1) }
     }
 }
 
 /// What is done with each finished piece of C, on the thread that has computed it.
-pub type Then<'a, T> = &'a (dyn Fn(Piece<T>) + Sync);
+pub type Then<'a, T> = &'a (dyn for<'c> Fn(Piece<'c, T>) + Sync);
 
 /// What happens to C after its sums are complete.
 #[derive(Clone, Copy)]
@@ -162,8 +172,9 @@ pub enum Precision {
     /// In f32, the same bits on every machine.
     #[default]
     Highest,
-    /// As exact as f32, in other bits: each f32 split into three bf16, six products of them, where a machine
-    /// multiplies matrices of bf16 many times faster (AMX); elsewhere as `Highest`. Numbers below 10⁻³⁰ lose low bits.
+    /// About as exact as f32, in other bits: each f32 split into three bf16, six products of them, where a machine
+    /// multiplies matrices of bf16 many times faster (AMX); elsewhere as `Highest`. Numbers and products below 10⁻³⁰
+    /// lose low bits.
     High,
     /// Operands rounded to bf16 (8 bits), sums in f32, where the machine has instructions that do it faster
     /// than f32; elsewhere as `Highest`.
@@ -259,9 +270,10 @@ struct Product<'a, T> {
 
 impl<T: Copy> Product<'_, T> {
     /// The piece of C of these (first, length) rows and columns.
-    fn piece(&self, (i, rows): (usize, usize), (j, cols): (usize, usize)) -> Piece<T> {
+    fn piece(&self, (i, rows): (usize, usize), (j, cols): (usize, usize)) -> Piece<'_, T> {
         let (c, at) = (self.c, self.at + i * self.ldc + j);
-        Piece { c, at, ldc: self.ldc, i, j, rows, cols }
+        let (from, size) = ((i, j), (rows, cols));
+        Piece { c, at, ldc: self.ldc, from, size, lent: std::marker::PhantomData }
     }
 }
 

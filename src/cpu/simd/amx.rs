@@ -1,7 +1,8 @@
 //! Whether this machine has AMX's tiles with bf16, and asking the system for them.
 
 /// Whether products may use tiles: the processor has them, and the system, which has eight kilobytes more to save for
-/// every thread, has been asked and agrees. The first call asks, for all threads of the process.
+/// every thread, has been asked and agrees. The first call asks, for all threads of the process,
+/// whichever level is used in the end.
 pub(super) fn available() -> bool {
     #[cfg(all(target_os = "linux", not(miri)))]
     {
@@ -51,16 +52,10 @@ fn asked() -> bool {
     answer == 0
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux", not(miri)))]
 mod tests {
-    #[test]
-    fn asking_twice_is_asking_once() {
-        assert_eq!(super::available(), super::available());
-    }
-
     /// Linux refuses what the processor does not have, and the process goes on.
     #[test]
-    #[cfg(all(target_os = "linux", not(miri)))]
     fn the_system_agrees_only_to_what_the_processor_has() {
         assert!(super::in_processor() || !super::asked());
     }

@@ -137,16 +137,16 @@ impl Unit for Amx {
     }
 
     #[inline(always)]
-    fn begin() {
-        // SAFETY: the machine has tiles, and `SHAPE` is a shape that they can have.
+    unsafe fn begin() {
+        // SAFETY: the machine has tiles, says the caller, and `SHAPE` is a shape that they can have.
         unsafe {
             asm!("ldtilecfg [{}]", in(reg) &SHAPE, options(nostack, readonly, preserves_flags));
         }
     }
 
     #[inline(always)]
-    fn end() {
-        // SAFETY: the machine has tiles; the compiler uses none.
+    unsafe fn end() {
+        // SAFETY: as in `begin`; the compiler uses none.
         unsafe { asm!("tilerelease", options(nostack, nomem, preserves_flags)) };
     }
 
@@ -173,9 +173,13 @@ impl Unit for Amx {
 }
 
 /// Products of registers, four sums side by side.
-pub(super) fn spin(rounds: usize) -> f64 {
+///
+/// # Safety
+/// The machine has tiles.
+pub(super) unsafe fn spin(rounds: usize) -> f64 {
     const DOTS: usize = 4;
-    Amx::begin();
+    // SAFETY: the caller's promise.
+    unsafe { Amx::begin() };
     for _ in 0..rounds {
         // SAFETY: the machine has tiles, with the shape that `begin` gives; what the registers hold does not matter.
         unsafe {
@@ -186,7 +190,8 @@ pub(super) fn spin(rounds: usize) -> f64 {
             );
         }
     }
-    Amx::end();
+    // SAFETY: they have begun.
+    unsafe { Amx::end() };
     (rounds * DOTS * 2 * TILE * STEP) as f64
 }
 

@@ -66,9 +66,9 @@ impl Unit for Model {
         Vector::from_array(std::array::from_fn(|i| together(low[i], high[i])))
     }
 
-    fn begin() {}
+    unsafe fn begin() {}
 
-    fn end() {}
+    unsafe fn end() {}
 
     unsafe fn sums(parts: Parts, a: *const f32, b: *const f32, steps: usize, to: &mut Sums) {
         let panel = |at: *const f32| {
