@@ -48,6 +48,10 @@ mod panels;
 mod serial;
 #[cfg(test)]
 mod tests;
+#[cfg_attr(
+    not(all(target_arch = "x86_64", target_os = "linux", not(miri))),
+    allow(dead_code, unused_imports)
+)]
 mod tiles;
 mod vector;
 mod yardstick;

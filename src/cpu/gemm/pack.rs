@@ -30,6 +30,7 @@ pub(super) struct Source<T> {
 
 impl<T> Source<T> {
     /// The same part where U is T by another name.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub(super) fn cast<U>(self) -> Source<U> {
         let Source { data, lane, step, lanes, k } = self;
         Source { data: data.cast(), lane, step, lanes, k }

@@ -222,6 +222,18 @@ impl Vector for F32x2 {
         F32x2(half(self.0), half(self.1))
     }
     #[inline(always)]
+    fn scaled(self, rounded: Self) -> Self {
+        // The low bits of `rounded` are n; what is above them is shifted out.
+        #[inline(always)]
+        fn half(v: __m256, rounded: __m256) -> __m256 {
+            isa!({
+                let n = _mm256_slli_epi32::<23>(_mm256_castps_si256(rounded));
+                _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(v), n))
+            })
+        }
+        F32x2(half(self.0, rounded.0), half(self.1, rounded.1))
+    }
+    #[inline(always)]
     fn split_exponent(self) -> (Self, Self) {
         #[inline(always)]
         fn half(v: __m256) -> (__m256, __m256) {

@@ -195,6 +195,14 @@ impl Vector for F32x1 {
         }))
     }
     #[inline(always)]
+    fn scaled(self, rounded: Self) -> Self {
+        // The low bits of `rounded` are n; what is above them is shifted out.
+        F32x1(isa!({
+            let n = _mm512_slli_epi32::<23>(_mm512_castps_si512(rounded.0));
+            _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(self.0), n))
+        }))
+    }
+    #[inline(always)]
     fn split_exponent(self) -> (Self, Self) {
         isa!({
             let bits = _mm512_castps_si512(self.0);

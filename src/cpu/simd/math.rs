@@ -348,32 +348,54 @@ pub fn gelu_derivative<V: Vector>(x: V) -> V {
     at_most(at_least(x, -16.0), 16.0).mul_add(density, whole)
 }
 
-/// 2u = 2 √(2/π) (x + 0.044715 x³) and its derivative.
+/// Beyond this, left and right, σ(2u) of [`gelu_tanh`] is 2⁻¹²⁵ or less from 0 or 1.
+const GELU_END: f64 = 9.97;
+/// 2 √(2/π), and times 0.044715.
+const GELU_A: f64 = 1.595_769_121_605_731;
+const GELU_B: f64 = GELU_A * 0.044_715;
+
+/// e^(−2u) for [`gelu_tanh`], from `x` and x², as a power of 2 with its exponent held within −125 .. 128: infinite
+/// where that is 128. NaN gives anything.
 #[inline(always)]
-fn gelu_tanh_argument<V: Vector>(x: V) -> (V, V) {
-    const A: f64 = 1.595_769_121_605_731; // 2 √(2/π)
-    const B: f64 = A * 0.044_715;
-    let s = x.mul(x);
-    let u = V::constant(B).mul_add(s, V::constant(A)).mul(x);
-    (u, V::constant(3.0 * B).mul_add(s, V::constant(A)))
+fn gelu_tanh_exp<V: Vector>(x: V, s: V) -> V {
+    use std::f64::consts::LOG2_E;
+    let t = V::constant(-GELU_B * LOG2_E).mul_add(s, V::constant(-GELU_A * LOG2_E)).mul(x);
+    let t = at_most(at_least(t, -125.0), 128.0);
+    let rounded = t.add(V::constant(ROUND));
+    let f = t.sub(rounded.sub(V::constant(ROUND)));
+    // 2ᶠ for |f| ≤ ½, 2⁻²³ off before rounding: more would drown in what rounding does to 2u.
+    let p =
+        polynomial(f, [1.0, 0.693_147, 0.240_222_47, 0.055_507_123, 0.009_671_31, 0.001_326_898_9]);
+    p.scaled(rounded)
 }
 
-/// ½ x (1 + tanh u) = x σ(2u), u = √(2/π) (x + 0.044715 x³).
+/// ½ x (1 + tanh u) = x σ(2u) = x / (1 + e^(−2u)), u = √(2/π) (x + 0.044715 x³).
 #[inline(always)]
 pub fn gelu_tanh<V: Vector>(x: V) -> V {
-    // Beyond ±16, σ is 0 or 1; the clamps keep ∞ · 0 out.
-    let left = at_least(x, -16.0);
-    let (u, _) = gelu_tanh_argument(at_most(left, 16.0));
-    left.mul(sigmoid(u))
+    if wide::<V>() {
+        return by_lane(x, |x| x.max(-1e30) / (1.0 + libm::exp(-(GELU_B * x * x + GELU_A) * x)));
+    }
+    let e = gelu_tanh_exp(x, x.mul(x));
+    // Far left this is −10³⁰ over infinity, and not ∞ / ∞.
+    at_least(x, -1e30).div(e.add(V::constant(1.0)))
 }
 
 /// The derivative of [`gelu_tanh`]: σ + x σ (1 − σ) (2u)′.
 #[inline(always)]
 pub fn gelu_tanh_derivative<V: Vector>(x: V) -> V {
-    let x = at_most(at_least(x, -16.0), 16.0);
-    let (u, du) = gelu_tanh_argument(x);
-    let (s, rest) = logistic(u);
-    x.mul(du).mul(s.mul(rest)).add(s)
+    let one = V::constant(1.0);
+    let inside = at_most(at_least(x, -GELU_END), GELU_END);
+    let s = inside.mul(inside);
+    let steep = V::constant(3.0 * GELU_B).mul_add(s, V::constant(GELU_A)).mul(inside); // x (2u)′
+    if wide::<V>() {
+        let sigma = by_lane(x, |x| 1.0 / (1.0 + libm::exp(-(GELU_B * x * x + GELU_A) * x)));
+        let rest = by_lane(x, |x| 1.0 / (1.0 + libm::exp((GELU_B * x * x + GELU_A) * x)));
+        return steep.mul(rest).mul_add(sigma, sigma);
+    }
+    let e = gelu_tanh_exp(inside, s);
+    let sigma = one.div(e.add(one));
+    let slope = steep.mul(e.mul(sigma)).mul_add(sigma, sigma);
+    V::select(x.lt(V::constant(-GELU_END)), V::zero(), slope)
 }
 
 /// x σ(x).

@@ -183,6 +183,9 @@ pub trait Vector: Copy + Send + Sync + 'static {
 
     /// 2ⁿ for lanes that hold whole numbers within the range of normal exponents.
     fn pow2(self) -> Self;
+    /// `self · 2ⁿ` for a normal result, where `rounded` is n + 1.5 · 2²³: n as the addition of that number leaves it.
+    /// Anything where `rounded` is NaN.
+    fn scaled(self, rounded: Self) -> Self;
     /// `(m, e)` with `self = m · 2ᵉ`, m in [1, 2), for positive normal lanes.
     fn split_exponent(self) -> (Self, Self);
 

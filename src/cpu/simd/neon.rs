@@ -163,6 +163,16 @@ impl Vector for F32x4 {
         })
     }
     #[inline(always)]
+    fn scaled(self, rounded: Self) -> Self {
+        // The low bits of `rounded` are n; what is above them is shifted out.
+        self.with(rounded, |v, rounded| {
+            isa!({
+                let n = vshlq_n_u32::<23>(vreinterpretq_u32_f32(rounded));
+                vreinterpretq_f32_u32(vaddq_u32(vreinterpretq_u32_f32(v), n))
+            })
+        })
+    }
+    #[inline(always)]
     fn split_exponent(self) -> (Self, Self) {
         let mantissa = self.each(|v| {
             isa!({

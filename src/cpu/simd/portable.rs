@@ -154,6 +154,14 @@ macro_rules! lanes {
                 }))
             }
             #[inline(never)]
+            fn scaled(self, rounded: Self) -> Self {
+                Lanes(std::array::from_fn(|i| {
+                    let n = (rounded.0[i] - 12_582_912.0) as $Int;
+                    let shifted = (n as $Bits) << $mantissa_bits;
+                    <$T>::from_bits(self.0[i].to_bits().wrapping_add(shifted))
+                }))
+            }
+            #[inline(never)]
             fn split_exponent(self) -> (Self, Self) {
                 const FRACTION: $Bits = (1 << $mantissa_bits) - 1;
                 const ONE: $Bits = ($bias as $Bits) << $mantissa_bits;
