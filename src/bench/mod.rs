@@ -24,6 +24,7 @@
 
 pub mod cases;
 pub mod compare;
+pub mod effort;
 pub mod ladder;
 pub mod measure;
 pub mod reference;
@@ -35,7 +36,8 @@ use crate::cpu::gemm::Precision;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor, release_free_memory};
 
-use measure::{Effort, Row, Samples};
+use effort::Effort;
+use measure::{Row, Samples};
 use roof::Roofs;
 
 /// What a piece of work has to do at the very least.

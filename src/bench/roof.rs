@@ -29,7 +29,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::Cost;
-use super::measure::Effort;
+use super::effort::Effort;
 use crate::cpu::gemm::{self, Precision};
 use crate::cpu::roof;
 use crate::cpu::simd::{Level, available_levels, dot_bf16, level};

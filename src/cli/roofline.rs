@@ -214,7 +214,7 @@ text {{ font: 11px system-ui, sans-serif; fill: #333; }}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::measure::Effort;
+    use crate::bench::effort::Effort;
     use crate::bench::{cases, measure};
     use crate::train::control::in_pool;
 

@@ -78,7 +78,7 @@ fn take_grads(leaves: &[Tensor]) -> super::Outputs {
 
 #[cfg(test)]
 mod tests {
-    use super::super::measure::Effort;
+    use super::super::effort::Effort;
     use super::super::roof::Roofs;
     use super::*;
     use crate::train::control::in_pool;

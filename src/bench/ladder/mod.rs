@@ -14,7 +14,8 @@ mod layer_norm;
 mod lstm;
 mod softmax;
 
-use super::measure::{Effort, Samples, median};
+use super::effort::Effort;
+use super::measure::{Samples, median};
 use super::roof::{Limit, Roofs};
 use super::{Cost, reference};
 use crate::cpu::gemm::Precision;

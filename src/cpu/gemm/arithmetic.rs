@@ -1,10 +1,9 @@
 //! What multiplies and adds inside a block: it decides how operands are packed, and the bits.
 
-use super::blocked::PIECE;
 use super::micro::{Block, block, tile_size};
-use super::pack::{Source, pack};
+use super::pack::{Operand, Source, pack};
 use super::tiles::{self, Parts};
-use super::{PAIRS_FROM, Precision, bf16};
+use super::{PAIRS_FROM, PIECE, Precision, bf16};
 use crate::cpu::simd::Real;
 
 /// One way to compute a product.
@@ -19,15 +18,6 @@ pub(super) enum Arithmetic {
     /// [`Arithmetic::Tiles`] on a model of the processor's tiles.
     #[cfg(test)]
     Model(Parts),
-}
-
-/// Which operand is packed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Operand {
-    /// A, whose lanes are rows of C.
-    A,
-    /// B, whose lanes are columns of C.
-    B,
 }
 
 impl Arithmetic {

@@ -222,48 +222,17 @@ mod x86 {
 #[cfg(test)]
 mod tests {
     use super::super::arithmetic::Arithmetic;
-    use super::super::{Epilogue, Mat, gemm, product};
+    use super::super::tests::exact_in_every_layout;
+    use super::super::{Epilogue, Mat, product};
     use crate::cpu::simd::{at_every_level, at_level};
     use half::bf16;
-
-    /// The product in pairs wherever the instruction is, also where f32 is faster.
-    fn in_pairs(
-        c: &mut [f32],
-        (a, b): (Mat<'_, f32>, Mat<'_, f32>),
-        (m, n, k): (usize, usize, usize),
-        accumulate: bool,
-        epilogue: Epilogue<'_, f32>,
-    ) {
-        let by = if super::available::<f32>() { Arithmetic::Pairs } else { Arithmetic::Fma };
-        product(by, c, 0, n, (a, 0), (b, 0), 1, m, n, k, accumulate, epilogue);
-    }
 
     /// Small whole numbers and halves are exact in bf16, and their sums in f32, whatever the order.
     #[test]
     fn exact_operands_give_the_f32_product_in_every_layout() {
-        let numbers = |len: usize, by: usize| -> Vec<f32> {
-            (0..len).map(|i| ((i * by % 23) as f32 - 11.0) * 0.5).collect()
-        };
-        for (m, n, k) in [(17, 33, 31), (64, 64, 64), (100, 70, 300), (300, 520, 513)] {
-            let (a, b) = (numbers(2 * m * k, 7), numbers(2 * k * n, 5));
-            let bias = numbers(n, 3);
-            for (a_lies, b_lies) in ["nn", "nt", "tn", "ss", "ns"].map(|way| way.split_at(1)) {
-                let mat = |data, rows, cols, lies: &str| {
-                    let (row_stride, col_stride) = match lies {
-                        "n" => (cols, 1),
-                        "t" => (1, rows),
-                        _ => (2 * cols, 2), // every other element
-                    };
-                    Mat { data, row_stride, col_stride }
-                };
-                let (a, b) = (mat(&a, m, k, a_lies), mat(&b, k, n, b_lies));
-                let (mut want, mut got) = (numbers(m * n, 9), numbers(m * n, 9));
-                let bias = Epilogue::Bias(&bias);
-                gemm(&mut want, n, a, b, m, n, k, true, bias);
-                in_pairs(&mut got, (a, b), (m, n, k), true, bias);
-                assert_eq!(got, want, "{m} × {n} × {k}, {a_lies}{b_lies}");
-            }
-        }
+        let by = if super::available::<f32>() { Arithmetic::Pairs } else { Arithmetic::Fma };
+        let shapes = [[17, 33, 31], [64, 64, 64], [100, 70, 300], [300, 520, 513]];
+        exact_in_every_layout(by, &shapes);
     }
 
     #[test]
@@ -275,8 +244,9 @@ mod tests {
         let product = || {
             let mut c = vec![0.0f32; m * n];
             let mat = |data, row_stride| Mat { data, row_stride, col_stride: 1 };
-            let none = Epilogue::None;
-            in_pairs(&mut c, (mat(&a, k), mat(&b, n)), (m, n, k), false, none);
+            let by = if super::available::<f32>() { Arithmetic::Pairs } else { Arithmetic::Fma };
+            let (a, b, none) = ((mat(&a, k), 0), (mat(&b, n), 0), Epilogue::None);
+            product(by, &mut c, 0, n, a, b, 1, m, n, k, false, none);
             c
         };
         let mut first = Vec::new();

@@ -1,9 +1,9 @@
 //! The blocked product: tiles of C for the threads, blocks of A and B for the caches.
 
-use super::arithmetic::{Arithmetic, Operand};
+use super::arithmetic::Arithmetic;
 use super::micro::Block;
-use super::pack::Source;
-use super::{KC, Mat, Product};
+use super::pack::{Operand, Source};
+use super::{KC, Mat, PIECE, Product};
 use crate::cpu::simd::{LANES, Real, Shared};
 use crate::cpu::{scratch, threads};
 
@@ -15,10 +15,6 @@ const TILE_ROWS: usize = 504;
 
 /// Columns of a thread's tile at most.
 const TILE_COLS: usize = 1024;
-
-/// Multiply-adds that a thread should get at once, some 10 µs: less costs more to hand over than it
-/// takes. A product of less than two such pieces stays on its thread.
-pub(super) const PIECE: usize = 1 << 20;
 
 /// Elements between two steps of k from which on they count as far apart: half a page.
 const FAR: usize = 512;

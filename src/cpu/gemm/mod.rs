@@ -73,6 +73,10 @@ pub(crate) use serial::{Left, Packed, Right, Side, multiply, packed_room};
 /// every instruction set, since it decides the bits.
 pub const KC: usize = 256;
 
+/// Multiply-adds that a thread should get at once, some 10 µs: less costs more to hand over than it
+/// takes. A product of less than two such pieces stays on its thread.
+const PIECE: usize = 1 << 20;
+
 /// A matrix to read: element (i, j) is `data[i · row_stride + j · col_stride]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Mat<'a, T> {

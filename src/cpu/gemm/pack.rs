@@ -37,6 +37,15 @@ impl<T> Source<T> {
     }
 }
 
+/// Which operand is packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Operand {
+    /// A, whose lanes are rows of C.
+    A,
+    /// B, whose lanes are columns of C.
+    B,
+}
+
 /// The elements that `lanes` × `k` take in panels of `width`.
 pub(super) fn size(lanes: usize, k: usize, width: usize) -> usize {
     lanes.div_ceil(width) * width * k

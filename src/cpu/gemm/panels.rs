@@ -1,10 +1,9 @@
 //! A matrix B packed once for many products with it: the weights of a recurrence, which meets them
 //! again at every step.
 
-use super::blocked::PIECE;
 use super::micro::{Block, block, tile_size};
 use super::pack::{Source, pack, room};
-use super::{KC, Mat};
+use super::{KC, Mat, PIECE};
 use crate::cpu::simd::{Real, Shared};
 use crate::cpu::threads;
 

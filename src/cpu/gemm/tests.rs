@@ -1,5 +1,6 @@
 //! Bit for bit against the sum as the module documentation writes it.
 
+use super::arithmetic::Arithmetic;
 use super::*;
 use crate::cpu::simd::{at_every_level, at_level, level};
 
@@ -78,6 +79,33 @@ fn check(m: usize, n: usize, k: usize, layouts: (usize, usize), accumulate: bool
     let mut c = before;
     gemm(&mut c, ldc, a, b, m, n, k, accumulate, epilogue);
     same(&c, &expected, &format!("{m}×{n}×{k} {layouts:?} add {accumulate} {:?}", level()));
+}
+
+/// Checks `by` against f32 on numbers whose products and sums are exact in both, in every layout.
+pub(super) fn exact_in_every_layout(by: Arithmetic, shapes: &[[usize; 3]]) {
+    let numbers = |len: usize, by: usize| -> Vec<f32> {
+        (0..len).map(|i| ((i * by % 23) as f32 - 11.0) * 0.5).collect()
+    };
+    for &[m, n, k] in shapes {
+        let (a, b) = (numbers(2 * m * k, 7), numbers(2 * k * n, 5));
+        let bias = numbers(n, 3);
+        for (a_lies, b_lies) in ["nn", "nt", "tn", "tt", "ss", "ns"].map(|way| way.split_at(1)) {
+            let mat = |data, rows, cols, lies: &str| {
+                let (row_stride, col_stride) = match lies {
+                    "n" => (cols, 1),
+                    "t" => (1, rows),
+                    _ => (2 * cols, 2), // every other element
+                };
+                Mat { data, row_stride, col_stride }
+            };
+            let (a, b) = (mat(&a, m, k, a_lies), mat(&b, k, n, b_lies));
+            let (mut want, mut got) = (numbers(m * n, 9), numbers(m * n, 9));
+            let bias = Epilogue::Bias(&bias);
+            gemm(&mut want, n, a, b, m, n, k, true, bias);
+            product(by, &mut got, 0, n, (a, 0), (b, 0), 1, m, n, k, true, bias);
+            assert_eq!(got, want, "{by:?}: {m} × {n} × {k}, {a_lies}{b_lies}");
+        }
+    }
 }
 
 /// Runs `f` at every level and at 1 to 4 threads.

@@ -46,9 +46,8 @@ mod tests;
 #[cfg(all(test, feature = "cli", target_arch = "x86_64", target_os = "linux", not(miri)))]
 mod trap;
 
-use super::arithmetic::Operand;
 use super::micro::{self, Block, tile_size, write_row};
-use super::pack::{self, Source, room};
+use super::pack::{self, Operand, Source, room};
 use crate::cpu::scratch;
 use crate::cpu::simd::{LANES, Real, Vector};
 

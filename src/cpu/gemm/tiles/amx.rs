@@ -3,9 +3,8 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::super::arithmetic::Operand;
 use super::super::micro::Block;
-use super::super::pack::Source;
+use super::super::pack::{Operand, Source};
 use super::{Parts, SIDE, STEP, Sums, TILE, Unit, block_for, pack_for};
 use crate::cpu::simd::F32x1;
 

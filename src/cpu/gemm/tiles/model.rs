@@ -3,9 +3,8 @@
 
 use half::bf16;
 
-use super::super::arithmetic::Operand;
 use super::super::micro::Block;
-use super::super::pack::Source;
+use super::super::pack::{Operand, Source};
 use super::{Parts, SIDE, Sums, TILE, Unit, block_for, pack_for};
 use crate::cpu::simd::{LANES, Lanes, Real, Vector};
 
