@@ -34,6 +34,8 @@ struct Buffer {
     start: usize,
     /// The length in lines.
     lines: usize,
+    /// Whether it is counted as owned by a tensor.
+    live: bool,
 }
 
 impl Buffer {
@@ -42,7 +44,7 @@ impl Buffer {
         let cells = lines.checked_mul(CELLS)?.checked_add(CELLS - 1)?;
         let cells: Vec<Cell> = bytemuck::allocation::try_zeroed_vec(cells).ok()?;
         let over = cells.as_ptr() as usize % LINE / size_of::<Cell>();
-        Some(Buffer { start: (CELLS - over) % CELLS, cells, lines })
+        Some(Buffer { start: (CELLS - over) % CELLS, cells, lines, live: false })
     }
 
     fn data(&self) -> &[Cell] {
@@ -162,6 +164,9 @@ impl Drop for Pooled {
 impl Drop for Buffer {
     fn drop(&mut self) {
         POOL.allocated.fetch_sub(self.lines * LINE, Relaxed);
+        if self.live {
+            POOL.live.fetch_sub(self.lines * LINE, Relaxed);
+        }
     }
 }
 
@@ -225,20 +230,24 @@ impl Pool {
                 Arc::new(buffer)
             }
         };
-        if self.poison.load(Relaxed)
-            && let Some(buffer) = Arc::get_mut(&mut buffer)
-        {
-            // 0xFF… is a NaN in every float type: reading what was never written shows.
-            buffer.data_mut().fill(Cell([0xFF; 16]));
+        if let Some(buffer) = Arc::get_mut(&mut buffer) {
+            buffer.live = true;
+            if self.poison.load(Relaxed) {
+                // 0xFF… is a NaN in every float type: reading what was never written shows.
+                buffer.data_mut().fill(Cell([0xFF; 16]));
+            }
         }
         let live = self.live.fetch_add(capacity * LINE, Relaxed) + capacity * LINE;
         self.peak.fetch_max(live, Relaxed);
         Ok(buffer)
     }
 
-    fn put(&self, buffer: Arc<Buffer>) {
+    fn put(&self, mut buffer: Arc<Buffer>) {
         let (class, capacity) = class_of(buffer.lines);
         debug_assert_eq!(capacity, buffer.lines);
+        if let Some(buffer) = Arc::get_mut(&mut buffer) {
+            buffer.live = false;
+        }
         self.live.fetch_sub(capacity * LINE, Relaxed);
         self.free_list(class).push(buffer);
     }

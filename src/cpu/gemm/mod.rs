@@ -147,7 +147,8 @@ impl<T> Piece<'_, T> {
     }
 }
 
-/// What is done with each finished piece of C, on the thread that has computed it.
+/// What is done with each finished piece of C, on the thread that has computed it; where C has one row or column, with
+/// all of it.
 pub type Then<'a, T> = &'a (dyn for<'c> Fn(Piece<'c, T>) + Sync);
 
 /// What happens to C after its sums are complete.

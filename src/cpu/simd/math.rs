@@ -348,7 +348,7 @@ pub fn gelu_derivative<V: Vector>(x: V) -> V {
     at_most(at_least(x, -16.0), 16.0).mul_add(density, whole)
 }
 
-/// Beyond this, left and right, σ(2u) of [`gelu_tanh`] is 2⁻¹²⁵ or less from 0 or 1.
+/// Beyond this, left and right, σ(2u) of [`gelu_tanh`] is about 2⁻¹²⁵ or less from 0 or 1; its derivative is 0 left of it.
 const GELU_END: f64 = 9.97;
 /// 2 √(2/π), and times 0.044715.
 const GELU_A: f64 = 1.595_769_121_605_731;
