@@ -364,8 +364,10 @@ fn gelu_tanh_exp<V: Vector>(x: V, s: V) -> V {
     let rounded = t.add(V::constant(ROUND));
     let f = t.sub(rounded.sub(V::constant(ROUND)));
     // 2ᶠ for |f| ≤ ½, 2⁻²³ off before rounding: more would drown in what rounding does to 2u.
-    let p =
-        polynomial(f, [1.0, 0.693_147, 0.240_222_47, 0.055_507_123, 0.009_671_31, 0.001_326_898_9]);
+    let p = polynomial(
+        f,
+        [1.0, 0.693_147_004, 0.240_222_47, 0.055_507_123, 0.009_671_31, 0.001_326_898_9],
+    );
     p.scaled(rounded)
 }
 
