@@ -2,7 +2,7 @@
 # The checks that take long or need tools beyond the stable compiler. Each part says what it did, or that it was
 # skipped and why. `docs/reliability.md` says which promise each part proves.
 #
-#   tests/deep.sh [PART...]       all parts, or some of: intrinsics scans cuda asan tsan miri noavx neon kill fuzz mutations
+#   tests/deep.sh [PART...]       all parts, or some of: intrinsics scans wasm cuda asan tsan miri noavx neon kill fuzz mutations
 #
 # HANDLOOM_FUZZ: executions a target by chance (default 200000); HANDLOOM_FUZZ_SECONDS: time for each by coverage
 # (default 30). Exits with 1 if any part failed.
@@ -10,7 +10,7 @@ set -u
 cd "$(dirname "$0")/.."
 cargo=${CARGO:-cargo}
 host=x86_64-unknown-linux-gnu
-parts=${*:-intrinsics scans cuda asan tsan miri noavx neon kill fuzz mutations}
+parts=${*:-intrinsics scans wasm cuda asan tsan miri noavx neon kill fuzz mutations}
 failed=() skipped=()
 
 has() { command -v "$1" >/dev/null 2>&1; }
@@ -40,6 +40,12 @@ intrinsics() {
 # exp, log, tanh, sigmoid, erf, gelu over all 2^32 numbers, the power function over 10^8 pairs, products.
 scans() {
   $cargo test --release --lib -- --ignored --nocapture --test-threads=1 cpu::simd::math cpu::gemm
+}
+
+# The library for browsers.
+wasm() {
+  rustup target list --installed 2>/dev/null | grep -q wasm32-unknown-unknown || { skip "the target is not installed"; return; }
+  $cargo check --lib --no-default-features --target wasm32-unknown-unknown
 }
 
 # The GPU path on an emulated driver that the host's C++ compiler builds from kernels/.

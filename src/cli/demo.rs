@@ -200,7 +200,7 @@ impl Demo {
             trainer: TrainerConfig {
                 epochs: Some(plan.epochs),
                 batch_size: 16,
-                learning_rate: 5e-4,
+                learning_rate: 1e-3,
                 eval_steps: 0,
                 save_steps: 0,
                 threads: self.threads.unwrap_or(0),
@@ -218,7 +218,7 @@ impl Demo {
                 ("batch-size", "16".into()),
                 ("epochs", plan.epochs.to_string()),
                 ("dropout", "0.2".into()),
-                ("learning-rate", "5e-4".into()),
+                ("learning-rate", "1e-3".into()),
                 ("seeds", plan.seeds.to_string()),
                 ("compare-scratch", String::new()),
                 ("out", console::quoted(&out)),
