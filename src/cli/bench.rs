@@ -348,7 +348,7 @@ fn print_roofs(roofs: &Roofs, threads: usize) {
         });
     }
     for place in ["avx512", "amx"] {
-        line(&format!("bf16 dot product {place}"), "GFLOP/s", &|n| rate(Kind::DotBf16, place, n));
+        line(&format!("bf16 dot {place}"), "GFLOP/s", &|n| rate(Kind::DotBf16, place, n));
     }
     for place in roofs.places() {
         line(&format!("{place} read / copy / write"), "GB/s", &|n| {

@@ -20,7 +20,7 @@ use crate::cpu::linear::{self as kernels, Operands};
 use crate::cpu::reduce::{self, Reduce};
 use crate::cpu::unary::{self, Unary};
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Device, Dims, Tensor, for_float, kernel};
+use crate::tensor::{DType, Device, Dims, Element, Tensor, for_float, kernel};
 
 /// A row-major matrix with `$cols` columns, read as it is.
 macro_rules! plain {
@@ -61,6 +61,37 @@ fn check(name: &'static str, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>)
     Ok(shape)
 }
 
+/// Operands as the kernels read them.
+struct Call {
+    x: Tensor,
+    w: Tensor,
+    bias: Option<Tensor>,
+    rows: usize,
+    inner: usize,
+    out: usize,
+}
+
+impl Call {
+    /// Of operands that fit together.
+    fn new(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Call> {
+        let (rows, _) = rows_and_cols(x.shape());
+        let (out, inner) = (weight.shape()[0], weight.shape()[1]);
+        let bias = bias.map(Tensor::packed).transpose()?;
+        Ok(Call { x: x.packed()?, w: weight.packed()?, bias, rows, inner, out })
+    }
+
+    fn operands<T: Element>(&self) -> Operands<'_, T> {
+        let (x, w) = (self.x.slice_ref(), self.w.slice_ref());
+        let bias = self.bias.as_ref().map(Tensor::slice_ref);
+        Operands { x, w, bias, rows: self.rows, inner: self.inner, out: self.out }
+    }
+
+    /// Of the product alone.
+    fn flops(&self) -> u64 {
+        2 * (self.rows * self.out * self.inner) as u64
+    }
+}
+
 /// 16-bit operands in `f32`, in which they are computed; the result is rounded once, at the end.
 #[track_caller]
 fn wide(
@@ -83,22 +114,20 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
         let (x32, w, b) = wide(x, weight, bias)?;
         return linear(&x32, &w, b.as_ref())?.to_dtype(x.dtype());
     }
-    let (x_packed, w) = (x.packed()?, weight.packed()?);
-    let bias_packed = bias.map(Tensor::packed).transpose()?;
-    let (out, inner) = (weight.shape()[0], weight.shape()[1]);
-    let (rows, _) = rows_and_cols(x.shape());
+    let call = Call::new(x, weight, bias)?;
+    let Call { rows, inner, out, .. } = call;
     let mut y = x.new_empty(&shape)?;
     let precision = Mode::current().precision;
     kernel!("linear", x, T => {
-        let epilogue = bias_packed.as_ref().map_or(Epilogue::None, |b| Epilogue::Bias(b.slice_ref()));
-        let (x, w) = (plain!(x_packed, inner), flipped!(w, inner));
+        let epilogue = call.bias.as_ref().map_or(Epilogue::None, |b| Epilogue::Bias(b.slice_ref()));
+        let (x, w) = (plain!(call.x, inner), flipped!(call.w, inner));
         gemm::gemm_at::<T>(precision, y.slice_mut(), out, x, w, rows, out, inner, false, epilogue)
     });
     let mut inputs: smallvec::SmallVec<[&Tensor; 3]> = smallvec::smallvec![x, weight];
     inputs.extend(bias);
     record("linear", &inputs)
-        .save(&[&x_packed, &w])
-        .flops(2 * (rows * out * inner) as u64)
+        .save(&[&call.x, &call.w])
+        .flops(call.flops())
         .backward(|mut ctx, dy| {
             let bias = ctx.needs.get(2) == Some(&true);
             grads(backward(&mut ctx, &dy.packed()?, bias)?)
@@ -127,22 +156,17 @@ pub fn linear_add(
     if x.device() != Device::Cpu {
         return residual.add(&linear(x, weight, bias)?);
     }
-    let (x_packed, w, r) = (x.packed()?, weight.packed()?, residual.packed()?);
-    let b = bias.map(Tensor::packed).transpose()?;
-    let (out, inner) = (weight.shape()[0], weight.shape()[1]);
-    let (rows, _) = rows_and_cols(x.shape());
+    let (call, r) = (Call::new(x, weight, bias)?, residual.packed()?);
     let mut y = x.new_empty(&shape)?;
     let precision = Mode::current().precision;
     for_float!("linear_add", x.dtype(), T => {
-        let (x, w, bias) = (x_packed.slice_ref(), w.slice_ref(), b.as_ref().map(Tensor::slice_ref));
-        let operands = Operands::<T> { x, w, bias, rows, inner, out };
-        kernels::forward_add(precision, y.slice_mut(), r.slice_ref(), operands)
+        kernels::forward_add::<T>(precision, y.slice_mut(), r.slice_ref(), call.operands())
     });
     let mut inputs: smallvec::SmallVec<[&Tensor; 4]> = smallvec::smallvec![x, weight, residual];
     inputs.extend(bias);
     record("linear_add", &inputs)
-        .save(&[&x_packed, &w])
-        .flops(2 * (rows * out * inner) as u64)
+        .save(&[&call.x, &call.w])
+        .flops(call.flops())
         .backward(|mut ctx, dy| {
             let (dy, bias) = (dy.packed()?, ctx.needs.get(3) == Some(&true));
             let dr = ctx.needs[2].then(|| dy.clone());
@@ -172,23 +196,19 @@ pub fn linear_gelu(
         let u = linear(x, weight, bias)?;
         return if tanh { u.gelu_tanh() } else { u.gelu() };
     }
-    let (x_packed, w) = (x.packed()?, weight.packed()?);
-    let b = bias.map(Tensor::packed).transpose()?;
-    let (out, inner) = (weight.shape()[0], weight.shape()[1]);
-    let (rows, _) = rows_and_cols(x.shape());
+    let call = Call::new(x, weight, bias)?;
     let (mut y, mut u) = (x.new_empty(&shape)?, x.new_empty(&shape)?);
     let precision = Mode::current().precision;
     for_float!("linear_gelu", x.dtype(), T => {
-        let (x, w, bias) = (x_packed.slice_ref(), w.slice_ref(), b.as_ref().map(Tensor::slice_ref));
-        let operands = Operands::<T> { x, w, bias, rows, inner, out };
-        kernels::forward_then(precision, gelu(tanh), y.slice_mut(), u.slice_mut(), operands)
+        let (y, u) = (y.slice_mut(), u.slice_mut());
+        kernels::forward_then::<T>(precision, gelu(tanh), y, u, call.operands())
     });
     let mut inputs: smallvec::SmallVec<[&Tensor; 3]> = smallvec::smallvec![x, weight];
     inputs.extend(bias);
     record("linear_gelu", &inputs)
-        .save(&[&x_packed, &w, &u])
+        .save(&[&call.x, &call.w, &u])
         .ints(&[tanh as usize])
-        .flops(2 * (rows * out * inner) as u64)
+        .flops(call.flops())
         .backward(|mut ctx, dy| {
             let (dy_packed, u) = (dy.packed()?, ctx.take(2)?);
             drop(dy);

@@ -252,7 +252,7 @@ mod tests {
                 V::select(va.eq(va), va, vb),
                 V::from_array(std::array::from_fn(|i| i as f32 * 8.0 - 64.0)).pow2(),
                 va.scaled(V::from_array(std::array::from_fn(|i| {
-                    12_582_912.0 + i as f32 * 8.0 - 64.0
+                    super::super::math::ROUND as f32 + i as f32 * 8.0 - 64.0
                 }))),
                 mantissa,
                 exponent,

@@ -34,7 +34,7 @@ const EXP_LOW: f64 = -87.336_54;
 /// The smallest normal `f32`.
 const MIN_NORMAL: f64 = f32::MIN_POSITIVE as f64;
 /// Adding and subtracting this rounds an `f32` below 2²² to a whole number.
-const ROUND: f64 = 12_582_912.0; // 1.5 · 2²³
+pub(super) const ROUND: f64 = 12_582_912.0; // 1.5 · 2²³
 /// ln 2 in two parts; a whole number up to 2⁸ times the first is exact in `f32`.
 const LN2_HIGH: f64 = 0.693_359_375;
 const LN2_LOW: f64 = -2.121_944_400_546_905_8e-4;
@@ -354,6 +354,12 @@ const GELU_END: f64 = 9.97;
 const GELU_A: f64 = 1.595_769_121_605_731;
 const GELU_B: f64 = GELU_A * 0.044_715;
 
+/// 2u of [`gelu_tanh`] in `f64`.
+#[inline(always)]
+fn gelu_tanh_argument<V: Vector>(x: V) -> V {
+    V::constant(GELU_B).mul_add(x.mul(x), V::constant(GELU_A)).mul(x)
+}
+
 /// e^(−2u) for [`gelu_tanh`], from `x` and x², as a power of 2 with its exponent held within −125 .. 128: infinite
 /// where that is 128. NaN gives anything.
 #[inline(always)]
@@ -375,7 +381,7 @@ fn gelu_tanh_exp<V: Vector>(x: V, s: V) -> V {
 #[inline(always)]
 pub fn gelu_tanh<V: Vector>(x: V) -> V {
     if wide::<V>() {
-        return by_lane(x, |x| x.max(-1e30) / (1.0 + libm::exp(-(GELU_B * x * x + GELU_A) * x)));
+        return at_least(x, -1e30).mul(sigmoid(gelu_tanh_argument(x)));
     }
     let e = gelu_tanh_exp(x, x.mul(x));
     // Far left this is −10³⁰ over infinity, and not ∞ / ∞.
@@ -390,8 +396,7 @@ pub fn gelu_tanh_derivative<V: Vector>(x: V) -> V {
     let s = inside.mul(inside);
     let steep = V::constant(3.0 * GELU_B).mul_add(s, V::constant(GELU_A)).mul(inside); // x (2u)′
     if wide::<V>() {
-        let sigma = by_lane(x, |x| 1.0 / (1.0 + libm::exp(-(GELU_B * x * x + GELU_A) * x)));
-        let rest = by_lane(x, |x| 1.0 / (1.0 + libm::exp((GELU_B * x * x + GELU_A) * x)));
+        let (sigma, rest) = logistic(gelu_tanh_argument(x));
         return steep.mul(rest).mul_add(sigma, sigma);
     }
     let e = gelu_tanh_exp(inside, s);

@@ -156,7 +156,7 @@ macro_rules! lanes {
             #[inline(never)]
             fn scaled(self, rounded: Self) -> Self {
                 Lanes(std::array::from_fn(|i| {
-                    let n = (rounded.0[i] - 12_582_912.0) as $Int;
+                    let n = (rounded.0[i] - super::math::ROUND as $T) as $Int;
                     let shifted = (n as $Bits) << $mantissa_bits;
                     <$T>::from_bits(self.0[i].to_bits().wrapping_add(shifted))
                 }))
