@@ -37,6 +37,9 @@ pub struct Bench {
     /// Only these shapes, as rows write them: 512x512x512, char-cpu
     #[arg(long, value_name = "SHAPES", value_delimiter = ',')]
     shapes: Vec<String>,
+    /// Only rows that compute on these: f32, high, bf16
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    dtypes: Vec<String>,
     /// Small shapes and few samples
     #[arg(long)]
     quick: bool,
@@ -44,7 +47,7 @@ pub struct Bench {
     #[arg(long, value_name = "N", value_parser = count)]
     threads: Option<usize>,
     /// One operation from its formula to its kernel: gemm, attention, layer_norm, softmax, lstm
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["only", "shapes", "compare", "svg", "json", "unchecked"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["only", "shapes", "dtypes", "compare", "svg", "json", "unchecked"])]
     ladder: Option<String>,
     /// Compare with the rows of an earlier --json
     #[arg(long, value_name = "FILE")]
@@ -67,7 +70,7 @@ impl Bench {
     /// Measures and prints.
     pub fn run(self) -> Result<()> {
         // What is wrong with the flags is said before two minutes of measuring.
-        let selected = select(&self.only, &self.shapes, self.quick)?;
+        let selected = select(&self.only, &self.shapes, &self.dtypes, self.quick)?;
         if let Some(name) = &self.ladder {
             ladder::check(name)?;
         }
@@ -240,8 +243,8 @@ impl Earlier<'_> {
     }
 }
 
-/// The cases that `only` and `shapes` name; an empty list names all.
-fn select(only: &[String], shapes: &[String], quick: bool) -> Result<Vec<Case>> {
+/// The cases that `only`, `shapes` and `dtypes` name; an empty list names all.
+fn select(only: &[String], shapes: &[String], dtypes: &[String], quick: bool) -> Result<Vec<Case>> {
     let fits = |case: &Case, word: &str| case.group == word || case.op.starts_with(word);
     let all = cases::all();
     for word in only {
@@ -255,15 +258,21 @@ fn select(only: &[String], shapes: &[String], quick: bool) -> Result<Vec<Case>> 
     if let Some(shape) = shapes.iter().find(|&shape| all.iter().all(|c| c.shape != *shape)) {
         return Err(Error::Usage(format!("--shapes {shape}: no row has this shape")));
     }
+    if let Some(name) = dtypes.iter().find(|&name| all.iter().all(|c| c.numbers() != name)) {
+        return Err(Error::Usage(format!(
+            "--dtypes {name}: no row computes on it; there are f32, high and bf16"
+        )));
+    }
     let wanted = |case: &Case| {
         (only.is_empty() || only.iter().any(|word| fits(case, word)))
             && (shapes.is_empty() || shapes.contains(&case.shape))
+            && (dtypes.is_empty() || dtypes.iter().any(|name| case.numbers() == name))
     };
     let selected: Vec<Case> =
         all.into_iter().filter(|case| wanted(case) && (case.quick || !quick)).collect();
     if selected.is_empty() {
         let quick = if quick { " among the small ones; leave --quick out" } else { "" };
-        return Err(Error::Usage(format!("--only and --shapes leave no row{quick}")));
+        return Err(Error::Usage(format!("--only, --shapes and --dtypes leave no row{quick}")));
     }
     Ok(selected)
 }
@@ -398,7 +407,7 @@ mod tests {
     fn only_takes_groups_and_beginnings() {
         let names = |only: &[&str], quick| {
             let only: Vec<String> = only.iter().map(|w| w.to_string()).collect();
-            select(&only, &[], quick).map(|list| list.iter().map(|c| c.op).collect::<Vec<_>>())
+            select(&only, &[], &[], quick).map(|list| list.iter().map(|c| c.op).collect::<Vec<_>>())
         };
         assert!(names(&["gemm"], false).unwrap().iter().all(|op| op.starts_with("gemm_")));
         assert_eq!(names(&["softmax", "copy"], false).unwrap().len(), 3);

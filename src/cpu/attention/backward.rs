@@ -17,8 +17,8 @@
 //! runs over the same blocks in the same order.
 
 use super::dropout::{Dropout, GROUP};
-use super::{Input, Options, PIECE, Shape, Strides, count_from, cut, padded_width, worth};
-use crate::cpu::gemm::{Left, Mat, Packed, Right, Side, multiply, packed_room};
+use super::{Input, Options, PIECE, Shape, Strides, count_from, cut, padded_width, tiled, worth};
+use crate::cpu::gemm::{Left, Mat, Packed, Right, Side, Tiles, multiply, packed_room};
 use crate::cpu::scratch;
 use crate::cpu::simd::{Extent, HeadRows, Heads, Kernel, LANES, Real, Vector, for_heads, math};
 
@@ -105,6 +105,7 @@ pub fn backward<T: Real>(
         inputs: [input(q, qs), input(k, ks), input(v, vs), input(d_o, dos), input(o, os)],
         lse,
         dropout: Dropout::new(options, shape),
+        tiles: tiled::tiles::<T>(shape, options),
         shape,
         options,
     };
@@ -117,34 +118,40 @@ pub fn backward<T: Real>(
         return;
     }
     let pieces = |rows, unit| if few { shape.piece(rows, unit) } else { rows };
-    for_heads([dq], pieces(tq, QUERIES), worth(work), |at, queries, [dq]| {
+    let (of_queries, of_keys) =
+        if task.tiles.is_some() { (tiled::QUERIES, tiled::KEYS) } else { (QUERIES, KEYS) };
+    for_heads([dq], pieces(tq, of_queries), worth(work), |at, queries, [dq]| {
         let keys = (0, shape.visible(options.causal, queries.1));
         Task { at, queries, keys, ..task }.run(Some(dq), None);
     });
-    for_heads([dk, dv], pieces(tk, KEYS), worth(work), |at, keys, [dk, dv]| {
+    for_heads([dk, dv], pieces(tk, of_keys), worth(work), |at, keys, [dk, dv]| {
         Task { at, keys, ..task }.run(None, Some((dk, dv)));
     });
 }
 
 /// Some queries and some keys of one head.
 #[derive(Clone, Copy)]
-struct Task<'a, T> {
-    at: (usize, usize),
-    queries: (usize, usize),
-    keys: (usize, usize),
+pub(super) struct Task<'a, T> {
+    pub(super) at: (usize, usize),
+    pub(super) queries: (usize, usize),
+    pub(super) keys: (usize, usize),
     /// d, filled up to whole vectors.
-    width: usize,
+    pub(super) width: usize,
     /// q, k, v, dO, O.
-    inputs: [Input<'a, T>; 5],
-    lse: &'a [T],
-    dropout: Option<Dropout>,
-    shape: &'a Shape,
-    options: &'a Options<'a>,
+    pub(super) inputs: [Input<'a, T>; 5],
+    pub(super) lse: &'a [T],
+    pub(super) dropout: Option<Dropout>,
+    pub(super) tiles: Option<Tiles>,
+    pub(super) shape: &'a Shape,
+    pub(super) options: &'a Options<'a>,
 }
 
 impl<T: Real> Task<'_, T> {
     /// Lays out the room and goes.
     fn run(self, dq: Option<HeadRows<'_, T>>, dkv: Option<(HeadRows<'_, T>, HeadRows<'_, T>)>) {
+        if let Some(tiles) = self.tiles {
+            return tiled::backward(tiles, self, dq, dkv);
+        }
         let (d, width) = (self.shape.d, self.width);
         let keys = self.keys.1 - self.keys.0;
         let panels = packed_room::<T>(keys, d, Side::Right);

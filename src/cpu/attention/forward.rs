@@ -1,7 +1,7 @@
 //! Forward: 32 queries at a time, which are the lanes.
 
 use super::dropout::{Dropout, GROUP};
-use super::{Input, Options, PIECE, Shape, Strides, count_from, cut, padded_width, worth};
+use super::{Input, Options, PIECE, Shape, Strides, count_from, cut, padded_width, tiled, worth};
 use crate::cpu::gemm::{Left, Mat, Packed, Right, Side, multiply, packed_room};
 use crate::cpu::scratch;
 use crate::cpu::simd::{
@@ -42,9 +42,14 @@ pub fn forward<T: Real>(
     let inputs = [(q, qs), (k, ks), (v, vs)].map(|(data, strides)| Input { data, strides });
     let dropout = Dropout::new(options, shape);
     let piece = if shape.work() < 2 * PIECE { tq } else { shape.piece(tq, QUERIES) };
+    let tiles = tiled::tiles::<T>(shape, options);
     for_heads(outputs, piece, worth(shape.work()), |at, queries, [o, lse]| {
         let keys = shape.visible(options.causal, queries.1);
         let width = padded_width(d);
+        let head = Head { at, queries, keys, width, inputs, dropout, shape, options };
+        if let Some(tiles) = tiles {
+            return tiled::forward(tiles, head, o, lse);
+        }
         let rooms = [
             packed_room::<T>(keys, d, Side::Left),
             keys * width,
@@ -54,7 +59,6 @@ pub fn forward<T: Real>(
         ];
         scratch::with(rooms.iter().sum(), |mut room: &mut [T]| {
             let [packed_k, v, packed_q, scores, sums] = rooms.map(|len| cut(&mut room, len));
-            let head = Head { at, queries, keys, width, inputs, dropout, shape, options };
             T::dispatch(Run { head, o, lse, packed_k, v, packed_q, scores, sums });
         });
     });
@@ -62,17 +66,17 @@ pub fn forward<T: Real>(
 
 /// What a task works on.
 #[derive(Clone, Copy)]
-struct Head<'a, T> {
-    at: (usize, usize),
-    queries: (usize, usize),
+pub(super) struct Head<'a, T> {
+    pub(super) at: (usize, usize),
+    pub(super) queries: (usize, usize),
     /// Keys that any of the queries sees.
-    keys: usize,
+    pub(super) keys: usize,
     /// d, filled up to whole vectors.
-    width: usize,
-    inputs: [Input<'a, T>; 3],
-    dropout: Option<Dropout>,
-    shape: &'a Shape,
-    options: &'a Options<'a>,
+    pub(super) width: usize,
+    pub(super) inputs: [Input<'a, T>; 3],
+    pub(super) dropout: Option<Dropout>,
+    pub(super) shape: &'a Shape,
+    pub(super) options: &'a Options<'a>,
 }
 
 /// A task with its outputs and its room.

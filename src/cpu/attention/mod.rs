@@ -28,6 +28,7 @@ mod dropout;
 mod forward;
 #[cfg(test)]
 mod tests;
+mod tiled;
 
 pub use backward::{Gradients, backward};
 pub use forward::forward;
@@ -103,7 +104,8 @@ pub struct Options<'a> {
     /// 16 ⌈tk / 64⌉`; key j is dropped if word `j % 64 / 16` of block `16 (j / 64) + j % 16` of those is
     /// below p · 2³².
     pub dropout: Option<(f64, Key)>,
-    /// How exact the products may be. Here they are f32 whatever is asked; a GPU makes a difference.
+    /// How exact the products may be. `Medium` rounds to bf16 where a machine multiplies matrices of it ([`tiled`]) and
+    /// on a GPU; everything else is f32.
     pub precision: Precision,
 }
 

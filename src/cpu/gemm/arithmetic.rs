@@ -3,7 +3,7 @@
 use super::micro::{Block, block, tile_size};
 use super::pack::{Operand, Source, pack};
 use super::tiles::{self, Parts};
-use super::{PAIRS_FROM, PIECE, Precision, bf16};
+use super::{KC, PAIRS_FROM, PIECE, Precision, bf16};
 use crate::cpu::simd::Real;
 
 /// One way to compute a product.
@@ -56,6 +56,17 @@ impl Arithmetic {
     /// Rows and columns of the micro-kernel's tile of C.
     pub(super) fn tile<T: Real>(self) -> (usize, usize) {
         self.parts().map_or_else(tile_size::<T>, |_| (tiles::SIDE, tiles::SIDE))
+    }
+
+    /// The length of the blocks that `k` is summed in. It decides the bits.
+    pub(super) fn depth(self, k: usize) -> usize {
+        self.parts().map_or(KC, |parts| tiles::depth(parts, k))
+    }
+
+    /// Rows and columns at most of the tile of C that a thread computes. Its rows of A stay packed in the second cache,
+    /// with KC = 256 half a megabyte of f32; for each tile beside it they are packed again.
+    pub(super) fn largest_tile(self) -> (usize, usize) {
+        self.parts().map_or((504, 1024), |_| tiles::LARGEST_TILE)
     }
 
     /// The work of a product in multiply-adds of [`Arithmetic::Fma`] that take about as long.

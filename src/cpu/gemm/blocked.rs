@@ -3,18 +3,12 @@
 use super::arithmetic::Arithmetic;
 use super::micro::Block;
 use super::pack::{Operand, Source};
-use super::{KC, Mat, PIECE, Product};
+use super::{Mat, PIECE, Product};
 use crate::cpu::simd::{LANES, Real, Shared};
 use crate::cpu::{scratch, threads};
 
 /// Columns of B packed at a time: with KC = 256, 128 KiB of f32.
 const NB: usize = 128;
-
-/// Rows of a thread's tile at most: with KC = 256, half a megabyte of packed A in f32.
-const TILE_ROWS: usize = 504;
-
-/// Columns of a thread's tile at most.
-const TILE_COLS: usize = 1024;
 
 /// Elements between two steps of k from which on they count as far apart: half a page.
 const FAR: usize = 512;
@@ -58,7 +52,8 @@ impl Grid {
         let work = by.work((m, n, k.max(1))).saturating_mul(count);
         let threads = rayon::current_num_threads();
         let wanted = if threads > 1 { (work / PIECE).min(2 * threads) } else { 1 };
-        let (mut down, mut across) = (m.div_ceil(TILE_ROWS), n.div_ceil(TILE_COLS));
+        let most = by.largest_tile();
+        let (mut down, mut across) = (m.div_ceil(most.0), n.div_ceil(most.1));
         loop {
             let rows = m.div_ceil(down).next_multiple_of(tile.0);
             let cols = n.div_ceil(across).next_multiple_of(tile.1);
@@ -140,8 +135,9 @@ pub(super) fn run<'a, T: Real>(count: usize, item: &(impl Fn(usize) -> Product<'
     let grid = plan.grid;
     let tiles = grid.down * grid.across;
     let work = by.work((m, n, k)).saturating_mul(count);
+    let depth = by.depth(k);
     let shared =
-        if plan.share_b { k.div_ceil(KC) * room(by, n, KC.min(k), plan.tile.1) } else { 0 };
+        if plan.share_b { k.div_ceil(depth) * room(by, n, depth.min(k), plan.tile.1) } else { 0 };
     scratch::with(shared, |shared: &mut [T]| {
         if plan.share_b {
             pack_all(by, shared, b, (n, k), plan.tile.1);
@@ -165,13 +161,14 @@ fn pack_all<T: Real>(
 ) {
     let lanes = (PACK_LANES / width).max(1) * width;
     let pieces = n.div_ceil(lanes);
-    let block = room(by, n, KC.min(k), width);
+    let depth = by.depth(k);
+    let block = room(by, n, depth.min(k), width);
     let out = Shared::new(dst);
-    threads::for_each(pieces * k.div_ceil(KC), n.saturating_mul(k), |t| {
-        let (from, first) = (t / pieces * KC, t % pieces * lanes);
+    threads::for_each(pieces * k.div_ceil(depth), n.saturating_mul(k), |t| {
+        let (from, first) = (t / pieces * depth, t % pieces * lanes);
         let data = b.data.as_ptr().wrapping_add(from * b.row_stride + first * b.col_stride);
         let (lane, step) = (b.col_stride, b.row_stride);
-        let (lanes, k) = (lanes.min(n - first), KC.min(k - from));
+        let (lanes, k) = (lanes.min(n - first), depth.min(k - from));
         let at = t / pieces * block + first / width * by.panel(width, k);
         // SAFETY: pieces of a block lie behind each other, and these columns and k are inside the matrix, as
         // `product` has checked.
@@ -192,7 +189,8 @@ fn part<T: Real>(
 ) {
     let Plan { tile, pack_a, pack_b, share_b, .. } = *plan;
     let by = p.by;
-    let most = KC.min(p.k);
+    let block_of_k = by.depth(p.k);
+    let most = block_of_k.min(p.k);
     let a_room = if pack_a { room(by, rows, most, tile.0) } else { 0 };
     let b_room = if pack_b && !share_b { room(by, cols.min(NB), most, tile.1) } else { 0 };
     scratch::with(a_room + b_room, |packed: &mut [T]| {
@@ -200,7 +198,7 @@ fn part<T: Real>(
         let mut from = 0;
         // At least once, so that k = 0 writes zeros.
         while from == 0 || from < p.k {
-            let depth = KC.min(p.k - from);
+            let depth = most.min(p.k - from);
             let panels = (by.panel(tile.0, depth), by.panel(tile.1, depth));
             let a = p.a.data.as_ptr().wrapping_add(i * p.a.row_stride + from * p.a.col_stride);
             let (a_lane, a_step) = (p.a.row_stride, p.a.col_stride);
@@ -222,7 +220,7 @@ fn part<T: Real>(
                 }
                 let b = if share_b {
                     let block = room(by, p.n, most, tile.1);
-                    shared_b[from / KC * block + j / tile.1 * panels.1..].as_ptr()
+                    shared_b[from / block_of_k * block + j / tile.1 * panels.1..].as_ptr()
                 } else if pack_b {
                     packed_b.as_ptr()
                 } else {
@@ -256,7 +254,7 @@ fn part<T: Real>(
                     then(p.piece((i, rows), (j, width)));
                 }
             }
-            from += KC;
+            from += block_of_k;
         }
     });
 }

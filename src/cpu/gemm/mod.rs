@@ -64,8 +64,11 @@ use super::simd::{Real, Shared};
 
 pub use yardstick::matrixmultiply;
 
+pub(crate) use pack::Operand;
 pub(crate) use panels::Panels;
-pub(crate) use tiles::spin as spin_tiles;
+pub(crate) use tiles::{
+    Layout, SIDE, Sums, Tiles, Unit, Work, product as product_in_tiles, spin as spin_tiles,
+};
 
 pub(crate) use serial::{Left, Packed, Right, Side, multiply, packed_room};
 

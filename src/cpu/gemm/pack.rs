@@ -39,7 +39,7 @@ impl<T> Source<T> {
 
 /// Which operand is packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Operand {
+pub(crate) enum Operand {
     /// A, whose lanes are rows of C.
     A,
     /// B, whose lanes are columns of C.

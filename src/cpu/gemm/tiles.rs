@@ -45,14 +45,18 @@ pub(super) mod model;
 mod tests;
 #[cfg(all(test, feature = "cli", target_arch = "x86_64", target_os = "linux", not(miri)))]
 mod trap;
+mod work;
 
+use super::KC;
 use super::micro::{self, Block, tile_size, write_row};
 use super::pack::{self, Operand, Source, room};
 use crate::cpu::scratch;
 use crate::cpu::simd::{LANES, Real, Vector};
 
+pub(crate) use work::{Layout, Tiles, Work, product};
+
 /// Rows and columns of C that are computed at once, and lanes of a panel: two tiles.
-pub(super) const SIDE: usize = 2 * LANES;
+pub(crate) const SIDE: usize = 2 * LANES;
 
 /// The k of a tile.
 const STEP: usize = 32;
@@ -68,7 +72,7 @@ const SPLITTABLE: f32 = 3.38e38;
 
 /// How many bf16 an operand is split into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Parts {
+pub(crate) enum Parts {
     One = 1,
     #[cfg_attr(not(test), expect(dead_code, reason = "computed beside the others in tests"))]
     Two = 2,
@@ -78,7 +82,6 @@ pub(super) enum Parts {
 impl Parts {
     /// The products that are computed, as (part of A, part of B), in their order: from one to the next only one of
     /// the two changes, so that it alone is loaded.
-    #[cfg(test)]
     const fn products(self) -> &'static [(usize, usize)] {
         match self {
             Parts::One => &[(0, 0)],
@@ -110,17 +113,48 @@ pub(super) fn times_as_fast(parts: Parts) -> usize {
     }
 }
 
+/// The length of the blocks of k. Of bf16, equal ones as long as panels of them stay in the second cache: each block
+/// more is one more time that C, from farther away, is read and written. Of three parts [`KC`], which is as exact as
+/// f32; longer chains are not.
+pub(super) fn depth(parts: Parts, k: usize) -> usize {
+    if parts != Parts::One {
+        return KC;
+    }
+    const MOST: usize = 1024;
+    k.div_ceil(k.div_ceil(MOST).max(1)).max(1).next_multiple_of(STEP)
+}
+
+/// Rows and columns at most of a thread's tile of C: with [`depth`] up to a megabyte of packed A. Packing, beside which
+/// the products are quick, decides how wide.
+pub(super) const LARGEST_TILE: (usize, usize) = (512, 4096);
+
 /// The elements of a panel `k` deep.
 pub(super) fn panel(parts: Parts, k: usize) -> usize {
     k.div_ceil(STEP) * parts as usize * 2 * TILE + MARGIN
 }
 
 /// Sums of 32 × 32 elements of C.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
-struct Sums([f32; SIDE * SIDE]);
+pub(crate) struct Sums(pub(crate) [f32; SIDE * SIDE]);
+
+impl Sums {
+    /// Zeros.
+    pub(crate) const ZERO: Sums = Sums([0.0; SIDE * SIDE]);
+}
+
+/// What is asked for meanwhile, from farther caches; nothing of it is read or written.
+#[derive(Clone, Copy)]
+pub(crate) struct Soon {
+    /// A part of the next panel of B: two lines a product.
+    b: *const f32,
+    /// The rows of C that the sums go to: one a step.
+    c: *const f32,
+    ldc: usize,
+}
 
 /// Something that has tiles: the processor, or the model of one in tests.
-trait Unit {
+pub(crate) trait Unit {
     /// Its vectors.
     type V: Vector<Elem = f32>;
     /// The nearest bf16, as f32. Numbers below the normal ones are 0.
@@ -143,7 +177,14 @@ trait Unit {
     ///
     /// # Safety
     /// Both hold that many steps of `parts` parts, aligned to 64 bytes, and the registers are there.
-    unsafe fn sums(parts: Parts, a: *const f32, b: *const f32, steps: usize, to: &mut Sums);
+    unsafe fn sums(
+        parts: Parts,
+        a: *const f32,
+        b: *const f32,
+        steps: usize,
+        soon: Soon,
+        to: &mut Sums,
+    );
 }
 
 /// Runs `rounds` rounds of products of tiles and returns the floating-point operations; `None` where the machine has
@@ -367,8 +408,11 @@ unsafe fn strangers(square: &Source<f32>) -> u32 {
 /// As [`block`].
 #[inline(always)]
 unsafe fn block_for<U: Unit>(block: &Block<'_, f32>, parts: Parts, a: Source<f32>, b: Source<f32>) {
-    let mut sums = Sums([0.0; SIDE * SIDE]);
+    let mut sums = Sums::ZERO;
     let margin = panel(parts, block.k) - MARGIN;
+    let steps = block.k.div_ceil(STEP);
+    // Each strip of A asks for its share of the next panel.
+    let share = steps * parts.products().len() * 2 * LANES;
     // SAFETY: handed through.
     unsafe { U::begin() };
     for j in (0..block.n).step_by(SIDE) {
@@ -377,9 +421,11 @@ unsafe fn block_for<U: Unit>(block: &Block<'_, f32>, parts: Parts, a: Source<f32
             let left = block.a.wrapping_add(i / SIDE * block.a_panel);
             let (rows, cols) = (SIDE.min(block.m - i), SIDE.min(block.n - j));
             let c = block.c.wrapping_add(i * block.ldc + j);
+            let next = right.wrapping_add(block.b_panel + i / SIDE * share);
+            let soon = Soon { b: if block.b_far { next } else { right }, c, ldc: block.ldc };
             // SAFETY: a strip and a panel, packed for this k, each with its margin.
             unsafe {
-                U::sums(parts, left, right, block.k.div_ceil(STEP), &mut sums);
+                U::sums(parts, left, right, steps, soon, &mut sums);
                 if parts != Parts::One && block.k > 0 {
                     let strange = ((*left.add(margin)).to_bits(), (*right.add(margin)).to_bits());
                     if strange != (0, 0) {

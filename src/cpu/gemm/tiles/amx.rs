@@ -5,7 +5,8 @@ use std::arch::x86_64::*;
 
 use super::super::micro::Block;
 use super::super::pack::{Operand, Source};
-use super::{Parts, SIDE, STEP, Sums, TILE, Unit, block_for, pack_for};
+use super::work::Work;
+use super::{Parts, SIDE, STEP, Soon, Sums, TILE, Unit, block_for, pack_for};
 use crate::cpu::simd::F32x1;
 
 /// AMX with bf16.
@@ -74,9 +75,21 @@ macro_rules! dot {
     };
 }
 
+/// [`dot`], and two lines of what is needed soon.
+macro_rules! dot_ahead {
+    () => {
+        concat!(
+            dot!(),
+            "\nprefetcht1 [{ahead}]\n\
+             prefetcht1 [{ahead} + 64]\n\
+             add {ahead}, 128"
+        )
+    };
+}
+
 /// A loop over the steps with these instructions in it.
 macro_rules! steps {
-    ($a:ident, $b:ident, $steps:ident, $to:ident, $parts:literal; $($line:expr),*) => {
+    ($a:ident, $b:ident, $steps:ident, $soon:ident, $to:ident, $parts:literal; $($line:expr),*) => {
         asm!(
             "tilezero tmm0",
             "tilezero tmm1",
@@ -84,6 +97,9 @@ macro_rules! steps {
             "tilezero tmm3",
             "2:",
             $($line,)*
+            "prefetchw [{c}]",
+            "prefetchw [{c} + 64]",
+            "add {c}, {ldc}",
             "add {a}, {parts}*{part}",
             "add {b}, {parts}*{part}",
             "dec {steps}",
@@ -95,6 +111,9 @@ macro_rules! steps {
             a = inout(reg) $a => _,
             b = inout(reg) $b => _,
             steps = inout(reg) $steps => _,
+            ahead = inout(reg) $soon.b => _,
+            c = inout(reg) $soon.c => _,
+            ldc = in(reg) $soon.ldc * size_of::<f32>(),
             to = in(reg) $to,
             row = in(reg) 64usize,
             wide = in(reg) SIDE * size_of::<f32>(),
@@ -150,7 +169,14 @@ impl Unit for Amx {
     }
 
     #[inline(always)]
-    unsafe fn sums(parts: Parts, a: *const f32, b: *const f32, steps: usize, to: &mut Sums) {
+    unsafe fn sums(
+        parts: Parts,
+        a: *const f32,
+        b: *const f32,
+        steps: usize,
+        soon: Soon,
+        to: &mut Sums,
+    ) {
         let to = to.0.as_mut_ptr();
         if steps == 0 {
             // SAFETY: `to` is that many elements.
@@ -160,12 +186,12 @@ impl Unit for Amx {
         // their shape by `begin`.
         unsafe {
             match parts {
-                Parts::One => steps!(a, b, steps, to, 1; a!(0), b!(0), dot!()),
-                Parts::Two => steps!(a, b, steps, to, 2;
-                    a!(1), b!(0), dot!(), a!(0), dot!(), b!(1), dot!()),
-                Parts::Three => steps!(a, b, steps, to, 3;
-                    a!(0), b!(2), dot!(), b!(1), dot!(), a!(1), dot!(), b!(0), dot!(), a!(0), dot!(),
-                    a!(2), dot!()),
+                Parts::One => steps!(a, b, steps, soon, to, 1; a!(0), b!(0), dot_ahead!()),
+                Parts::Two => steps!(a, b, steps, soon, to, 2;
+                    a!(1), b!(0), dot_ahead!(), a!(0), dot_ahead!(), b!(1), dot_ahead!()),
+                Parts::Three => steps!(a, b, steps, soon, to, 3;
+                    a!(0), b!(2), dot_ahead!(), b!(1), dot_ahead!(), a!(1), dot_ahead!(), b!(0), dot_ahead!(), a!(0), dot_ahead!(),
+                    a!(2), dot_ahead!()),
             }
         }
     }
@@ -202,6 +228,19 @@ pub(super) unsafe fn spin(rounds: usize) -> f64 {
 pub(super) unsafe fn pack(dst: &mut [f32], source: Source<f32>, operand: Operand, parts: Parts) {
     // SAFETY: handed through.
     unsafe { pack_for::<Amx>(dst, source, operand, parts) };
+}
+
+/// Runs `work` with the registers.
+///
+/// # Safety
+/// The machine has tiles.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c,bmi2")]
+pub(super) unsafe fn run<W: Work>(work: W) {
+    // SAFETY: handed through.
+    unsafe { Amx::begin() };
+    work.run::<Amx>();
+    // SAFETY: they have begun.
+    unsafe { Amx::end() };
 }
 
 /// [`super::block`] for AMX.

@@ -5,7 +5,7 @@ use half::bf16;
 
 use super::super::micro::Block;
 use super::super::pack::{Operand, Source};
-use super::{Parts, SIDE, Sums, TILE, Unit, block_for, pack_for};
+use super::{Parts, SIDE, Soon, Sums, TILE, Unit, block_for, pack_for};
 use crate::cpu::simd::{LANES, Lanes, Real, Vector};
 
 /// A register: 16 rows of 16 times 32 bits.
@@ -69,7 +69,14 @@ impl Unit for Model {
 
     unsafe fn end() {}
 
-    unsafe fn sums(parts: Parts, a: *const f32, b: *const f32, steps: usize, to: &mut Sums) {
+    unsafe fn sums(
+        parts: Parts,
+        a: *const f32,
+        b: *const f32,
+        steps: usize,
+        _: Soon,
+        to: &mut Sums,
+    ) {
         let panel = |at: *const f32| {
             // SAFETY: a panel is that long, as the caller vouches.
             unsafe { std::slice::from_raw_parts(at, steps * parts as usize * 2 * TILE) }
