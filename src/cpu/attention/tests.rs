@@ -1,6 +1,7 @@
 //! Against the formula in `f64`, and bit for bit against itself.
 
 use super::*;
+use crate::cpu::gemm::Tiles;
 use crate::cpu::philox::bits;
 use crate::cpu::simd::{at_every_level, at_level};
 
@@ -246,4 +247,72 @@ fn what_padding_holds_does_not_matter() {
     }
     assert!(bits_of(&clean) == bits_of(&ours(&case, &inputs)));
     assert!(clean.iter().enumerate().all(|(i, x)| i == 1 || x.iter().all(|x| x.is_finite())));
+}
+
+/// Runs `f` with products in these tiles.
+fn in_tiles<R>(tiles: Tiles, f: impl FnOnce() -> R) -> R {
+    tiled::ON.set(Some(tiles));
+    let out = f();
+    tiled::ON.set(None);
+    out
+}
+
+/// Some that have several blocks of queries and of keys, ragged ones, and all options.
+fn cases_for_tiles() -> Vec<Case> {
+    let mut cases = Case::cases();
+    cases.extend([
+        case(1, 2, 150, 150, 64).causal(),
+        case(2, 1, 70, 330, 48).causal().padded(),
+        case(1, 1, 290, 270, 33),
+        case(1, 2, 140, 300, 20).padded().causal().dropped(0.2),
+    ]);
+    cases
+}
+
+/// Half of a step of bf16, one in 512, goes into each operand: a few of them show in a sum.
+#[test]
+#[cfg_attr(miri, ignore = "large products")]
+fn tiles_are_as_exact_as_bf16() {
+    for case in cases_for_tiles() {
+        let wide = inputs::<f64>(&case);
+        let narrow = wide.each_ref().map(|x| x.iter().map(|&x| x as f32).collect());
+        let ours = in_tiles(Tiles::model(), || ours::<f32>(&case, &narrow));
+        let theirs = oracle(&case, &wide);
+        for (name, (a, b)) in
+            ["o", "lse", "dq", "dk", "dv"].into_iter().zip(ours.iter().zip(&theirs))
+        {
+            let largest = b.iter().filter(|x| x.is_finite()).fold(0.01, |m: f64, x| m.max(x.abs()));
+            let mut squares = 0.0;
+            for (i, (&a, &b)) in a.iter().zip(b).enumerate() {
+                let error = if a as f64 == b { 0.0 } else { (a as f64 - b).abs() / largest };
+                assert!(error < 0.02, "{name}[{i}] of {:?}: {a}, expected {b}", case.shape);
+                squares += error * error;
+            }
+            let spread = (squares / a.len().max(1) as f64).sqrt();
+            assert!(spread < 0.004, "{name} of {:?}: {spread}", case.shape);
+        }
+    }
+}
+
+#[test]
+#[cfg(all(feature = "cli", target_arch = "x86_64", target_os = "linux", not(miri)))]
+fn amx_and_threads_give_the_bits_of_the_model() {
+    let Some(processors) = Tiles::processors_or_trap() else { return };
+    let mut cases = cases_for_tiles();
+    cases.push(case(1, 1, 300, 600, 64).causal());
+    for case in cases {
+        let inputs = inputs::<f32>(&case);
+        let want = in_tiles(Tiles::model(), || bits_of(&ours(&case, &inputs)));
+        for threads in [1, 2, 3] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let got = pool.install(|| in_tiles(processors, || bits_of(&ours(&case, &inputs))));
+            assert!(got == want, "{:?}, {threads} threads", case.shape);
+        }
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "large products")]
+fn what_padding_holds_does_not_matter_in_tiles() {
+    in_tiles(Tiles::model(), what_padding_holds_does_not_matter);
 }

@@ -33,8 +33,18 @@ const BLOCK: usize = SIDE * SIDE;
 
 /// The tiles for an attention of this shape, if it is to use some. The shape decides, not the cut into tasks.
 pub(super) fn tiles<T: Real>(shape: &Shape, options: &Options<'_>) -> Option<Tiles> {
+    #[cfg(test)]
+    if let Some(tiles) = ON.get() {
+        return Some(tiles);
+    }
     let fills = shape.tq.min(shape.tk) >= SIDE && shape.d >= LANES;
     if options.precision == Precision::Medium && fills { Tiles::find::<T>() } else { None }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// The tiles that a test wants, whatever the shape.
+    pub(super) static ON: std::cell::Cell<Option<Tiles>> = const { std::cell::Cell::new(None) };
 }
 
 /// T is f32: [`Tiles`] are for nothing else.
@@ -160,6 +170,7 @@ impl<T: Real> Work for Forward<'_, '_, T> {
         long.pack::<U>(v, transposed(of_v), d, keys, Operand::B);
         mark(seen, shape, options, at.0, 0);
         let seen = options.key_padding.map(|_| &*seen);
+        let mut more = Sums::ZERO;
         for first in (head.queries.0..head.queries.1).step_by(SIDE) {
             let count = SIDE.min(head.queries.1 - first);
             deep.pack::<U>(q, matrix(&q_in, at, first), count, d, Operand::A);
@@ -176,7 +187,6 @@ impl<T: Real> Work for Forward<'_, '_, T> {
                 }
                 let shrink = strip.softmax::<U, T>(&head, scores, p, wide, seen, (from, n));
                 for (part, sums) in sums.chunks_exact_mut(BLOCK).enumerate() {
-                    let mut more = Sums::ZERO;
                     let right = &v[long.panel(part * SIDE, from)..];
                     product_in_tiles::<U>(p, right, steps, &mut more);
                     for (r, (sums, more)) in pairs(sums, &more).enumerate() {
@@ -315,9 +325,8 @@ fn write_row<V: Vector<Elem = f32>>(out: &mut [f32], blocks: &[f32], r: usize, b
 
 /// `sums += A B`.
 #[inline(always)]
-fn add_product<U: Unit>(sums: &mut [f32], a: &[f32], b: &[f32], steps: usize) {
-    let mut more = Sums::ZERO;
-    product_in_tiles::<U>(a, b, steps, &mut more);
+fn add_product<U: Unit>(sums: &mut [f32], a: &[f32], b: &[f32], steps: usize, more: &mut Sums) {
+    product_in_tiles::<U>(a, b, steps, more);
     for (sum, more) in sums.chunks_exact_mut(LANES).zip(more.0.chunks_exact(LANES)) {
         U::V::load(sum).add(U::V::load(more)).store(sum);
     }
@@ -412,6 +421,7 @@ impl<T: Real> Work for Backward<'_, '_, T> {
         let seen = options.key_padding.map(|_| &*seen);
         dk.fill(0.0);
         dv.fill(0.0);
+        let mut more = Sums::ZERO;
         for first in (task.queries.0..task.queries.1).step_by(QUERIES) {
             let count = QUERIES.min(task.queries.1 - first);
             let tall = Layout::deep(count);
@@ -496,7 +506,7 @@ impl<T: Real> Work for Backward<'_, '_, T> {
                         for part in 0..parts {
                             let sums = &mut dq_sums[(top / SIDE * parts + part) * BLOCK..][..BLOCK];
                             let right = &k_right[long.panel(part * SIDE, local)..];
-                            add_product::<U>(sums, ds_left, right, steps);
+                            add_product::<U>(sums, ds_left, right, steps, &mut more);
                         }
                     }
                 }
@@ -520,12 +530,14 @@ impl<T: Real> Work for Backward<'_, '_, T> {
                             &do_left[left..],
                             &p[right..],
                             steps,
+                            &mut more,
                         );
                         add_product::<U>(
                             &mut dk[at..][..BLOCK],
                             &q_left[left..],
                             &ds[right..],
                             steps,
+                            &mut more,
                         );
                     }
                 }

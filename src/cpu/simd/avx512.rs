@@ -240,15 +240,11 @@ impl Vector for F32x1 {
             isa!({
                 let (ab, ab_high) = (_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
                 let (cd, cd_high) = (_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-                let join = |low: __m512, high: __m512| {
+                for (at, low, high) in [(i, ab, cd), (i + 2, ab_high, cd_high)] {
                     let (low, high) = (_mm512_castps_pd(low), _mm512_castps_pd(high));
-                    (
-                        F32x1(_mm512_castpd_ps(_mm512_unpacklo_pd(low, high))),
-                        F32x1(_mm512_castpd_ps(_mm512_unpackhi_pd(low, high))),
-                    )
-                };
-                (t[i], t[i + 1]) = join(ab, cd);
-                (t[i + 2], t[i + 3]) = join(ab_high, cd_high);
+                    t[at] = F32x1(_mm512_castpd_ps(_mm512_unpacklo_pd(low, high)));
+                    t[at + 1] = F32x1(_mm512_castpd_ps(_mm512_unpackhi_pd(low, high)));
+                }
             })
         }
         for c in 0..4 {

@@ -35,11 +35,27 @@ impl Tiles {
         Tiles(Whose::Model)
     }
 
+    /// The processor's, or where it has none those of the [trap](super::trap), which takes the same machine code;
+    /// nothing where it cannot even round to bf16.
+    #[cfg(all(test, feature = "cli", target_arch = "x86_64", target_os = "linux", not(miri)))]
+    pub(crate) fn processors_or_trap() -> Option<Tiles> {
+        use crate::cpu::simd::{Level, available_levels};
+        let levels = available_levels();
+        if !is_x86_feature_detected!("avx512bf16") || !levels.contains(&Level::Avx512) {
+            eprintln!("skipped: this machine cannot round to bf16");
+            return None;
+        }
+        if !levels.contains(&Level::Amx) {
+            super::trap::install();
+        }
+        Some(Tiles(Whose::Processor))
+    }
+
     /// Runs `work` on them.
     pub(crate) fn run<W: Work>(self, work: W) {
         match self.0 {
             #[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
-            // SAFETY: `find` has seen that the machine has them.
+            // SAFETY: whoever made this has seen that the machine has them (or has set the trap).
             Whose::Processor => unsafe { super::amx::run(work) },
             #[cfg(not(all(target_arch = "x86_64", target_os = "linux", not(miri))))]
             Whose::Processor => {
