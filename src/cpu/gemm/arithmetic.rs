@@ -1,5 +1,6 @@
 //! What multiplies and adds inside a block: it decides how operands are packed, and the bits.
 
+use super::blocked::NB;
 use super::micro::{Block, block, tile_size};
 use super::pack::{Operand, Source, pack};
 use super::tiles::{self, Parts};
@@ -67,6 +68,11 @@ impl Arithmetic {
     /// with KC = 256 half a megabyte of f32; for each tile beside it they are packed again.
     pub(super) fn largest_tile(self) -> (usize, usize) {
         self.parts().map_or((504, 1024), |_| tiles::LARGEST_TILE)
+    }
+
+    /// Columns of B that a tile packs at a time, a multiple of [`NB`].
+    pub(super) fn packed_columns(self) -> usize {
+        self.parts().map_or(NB, |_| tiles::PACKED_COLUMNS)
     }
 
     /// The work of a product in multiply-adds of [`Arithmetic::Fma`] that take about as long.

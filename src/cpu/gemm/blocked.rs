@@ -7,8 +7,8 @@ use super::{Mat, PIECE, Product};
 use crate::cpu::simd::{LANES, Real, Shared};
 use crate::cpu::{scratch, threads};
 
-/// Columns of B packed at a time: with KC = 256, 128 KiB of f32.
-const NB: usize = 128;
+/// Columns of B that pass by before the next rows of A: with KC = 256, 128 KiB of f32.
+pub(super) const NB: usize = 128;
 
 /// Elements between two steps of k from which on they count as far apart: half a page.
 const FAR: usize = 512;
@@ -192,7 +192,8 @@ fn part<T: Real>(
     let block_of_k = by.depth(p.k);
     let most = block_of_k.min(p.k);
     let a_room = if pack_a { room(by, rows, most, tile.0) } else { 0 };
-    let b_room = if pack_b && !share_b { room(by, cols.min(NB), most, tile.1) } else { 0 };
+    let wide = by.packed_columns();
+    let b_room = if pack_b && !share_b { room(by, cols.min(wide), most, tile.1) } else { 0 };
     scratch::with(a_room + b_room, |packed: &mut [T]| {
         let (packed_a, packed_b) = packed.split_at_mut(a_room);
         let mut from = 0;
@@ -214,15 +215,16 @@ fn part<T: Real>(
                 let b = p.b.data.as_ptr().wrapping_add(from * p.b.row_stride + j * p.b.col_stride);
                 let (b_lane, b_step) = (p.b.col_stride, p.b.row_stride);
                 let of_b = Source { data: b, lane: b_lane, step: b_step, lanes: width, k: depth };
-                if b_room > 0 {
+                if b_room > 0 && at % wide == 0 {
+                    let lanes = wide.min(cols - at);
                     // SAFETY: these columns and k are inside B, as `product` has checked.
-                    unsafe { by.pack(packed_b, of_b, tile.1, Operand::B) };
+                    unsafe { by.pack(packed_b, Source { lanes, ..of_b }, tile.1, Operand::B) };
                 }
                 let b = if share_b {
                     let block = room(by, p.n, most, tile.1);
                     shared_b[from / block_of_k * block + j / tile.1 * panels.1..].as_ptr()
                 } else if pack_b {
-                    packed_b.as_ptr()
+                    packed_b[at % wide / tile.1 * panels.1..].as_ptr()
                 } else {
                     b
                 };

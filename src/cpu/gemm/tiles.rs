@@ -128,6 +128,9 @@ pub(super) fn depth(parts: Parts, k: usize) -> usize {
 /// the products are quick, decides how wide.
 pub(super) const LARGEST_TILE: (usize, usize) = (512, 4096);
 
+/// Columns of B packed at a time: from rows far apart, long pieces of them.
+pub(super) const PACKED_COLUMNS: usize = 512;
+
 /// The elements of a panel `k` deep.
 pub(super) fn panel(parts: Parts, k: usize) -> usize {
     k.div_ceil(STEP) * parts as usize * 2 * TILE + MARGIN
@@ -366,7 +369,7 @@ unsafe fn step_of<U: Unit>(square: &Source<f32>, k: usize) -> U::V {
     }
     let data = square.data.wrapping_add(k * square.step);
     if square.lane == 1 {
-        U::V::prefetch(data.wrapping_add(STEP * square.step));
+        U::V::prefetch_far(data.wrapping_add(STEP * square.step));
         // SAFETY: the lanes lie side by side.
         return unsafe {
             if square.lanes == LANES {
