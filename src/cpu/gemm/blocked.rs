@@ -16,6 +16,9 @@ const FAR: usize = 512;
 /// Elements of A from which on half of that is far: more than a core's tables of pages reach, with B beside it.
 const MANY_PAGES: usize = 1 << 20;
 
+/// Elements of C from which on it is written past the caches: 8 MiB of f32.
+const FAR_RESULT: usize = 1 << 21;
+
 /// Rows so many elements apart, or a multiple, want the same places in a first-level cache.
 const SAME_PLACE: usize = 1024;
 
@@ -193,6 +196,8 @@ fn part<T: Real>(
     let most = block_of_k.min(p.k);
     let a_room = if pack_a { room(by, rows, most, tile.0) } else { 0 };
     let wide = by.packed_columns();
+    let once = !p.accumulate && p.k <= by.depth(p.k) && p.then.is_none();
+    let c_far = once && p.m.saturating_mul(p.n) >= FAR_RESULT;
     let b_room = if pack_b && !share_b { room(by, cols.min(wide), most, tile.1) } else { 0 };
     scratch::with(a_room + b_room, |packed: &mut [T]| {
         let (packed_a, packed_b) = packed.split_at_mut(a_room);
@@ -241,6 +246,7 @@ fn part<T: Real>(
                     b_panel: if pack_b { panels.1 } else { tile.1 },
                     b_padded: pack_b,
                     b_far: share_b,
+                    c_far,
                     c: p.c.pointer(p.at + i * p.ldc + j),
                     ldc: p.ldc,
                     m: rows,

@@ -60,6 +60,8 @@ pub(super) struct Block<'a, T> {
     pub(super) b_padded: bool,
     /// Whether panels of B come from far away, and the next one is worth asking for while one is used.
     pub(super) b_far: bool,
+    /// Whether C goes past the caches: it is written once, and too large to be found in them.
+    pub(super) c_far: bool,
     /// Row 0, column 0 of C.
     pub(super) c: *mut T,
     /// From one row of C to the next.
@@ -92,6 +94,7 @@ impl<'a, T: Real> Block<'a, T> {
             b_panel: self.b_panel,
             b_padded: self.b_padded,
             b_far: self.b_far,
+            c_far: self.c_far,
             c: self.c.cast(),
             ldc: self.ldc,
             m: self.m,

@@ -101,6 +101,7 @@ impl<'a, T: Real> Panels<'a, T> {
                 b_panel: self.width * depth,
                 b_padded: true,
                 b_far: true,
+                c_far: false,
                 c: c.pointer(first),
                 ldc: self.n,
                 m,

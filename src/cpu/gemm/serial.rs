@@ -141,6 +141,7 @@ pub(crate) fn multiply<T: Real>(
             b_panel,
             b_padded: true,
             b_far: false,
+            c_far: false,
             c: c.as_mut_ptr(),
             ldc,
             m,

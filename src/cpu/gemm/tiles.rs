@@ -166,6 +166,14 @@ pub(crate) trait Unit {
     fn beside(low: Self::V, high: Self::V) -> Self::V;
     /// In each lane two bf16: the nearest to `low`'s in the low half, to `high`'s in the high one.
     fn between(low: Self::V, high: Self::V) -> Self::V;
+    /// Writes a vector past the caches; [`Unit::end`] waits for it.
+    ///
+    /// # Safety
+    /// `to` can be written and is aligned to 64 bytes.
+    unsafe fn stream(x: Self::V, to: *mut f32) {
+        // SAFETY: handed through.
+        unsafe { x.store_ptr(to) };
+    }
     /// Gives all eight registers 16 rows of 64 bytes.
     ///
     /// # Safety
@@ -425,7 +433,11 @@ unsafe fn block_for<U: Unit>(block: &Block<'_, f32>, parts: Parts, a: Source<f32
             let (rows, cols) = (SIDE.min(block.m - i), SIDE.min(block.n - j));
             let c = block.c.wrapping_add(i * block.ldc + j);
             let next = right.wrapping_add(block.b_panel + i / SIDE * share);
-            let soon = Soon { b: if block.b_far { next } else { right }, c, ldc: block.ldc };
+            let soon = Soon {
+                b: if block.b_far { next } else { right },
+                c: if block.c_far { left } else { c },
+                ldc: if block.c_far { 0 } else { block.ldc },
+            };
             // SAFETY: a strip and a panel, packed for this k, each with its margin.
             unsafe {
                 U::sums(parts, left, right, steps, soon, &mut sums);
@@ -435,6 +447,14 @@ unsafe fn block_for<U: Unit>(block: &Block<'_, f32>, parts: Parts, a: Source<f32
                         mend(&mut sums, strange, (&a, i, rows), (&b, j, cols));
                     }
                 }
+            }
+            if cols == SIDE {
+                let past = block.c_far
+                    && (c as usize).is_multiple_of(64)
+                    && block.ldc.is_multiple_of(LANES);
+                // SAFETY: whole rows of this part of C.
+                unsafe { write_whole::<U>(block, &sums, c, j, rows, past) };
+                continue;
             }
             for r in 0..rows {
                 let row = &sums.0[r * SIDE..];
@@ -446,6 +466,38 @@ unsafe fn block_for<U: Unit>(block: &Block<'_, f32>, parts: Parts, a: Source<f32
     }
     // SAFETY: they have begun.
     unsafe { U::end() };
+}
+
+/// Writes 32 columns of `rows` rows; `j` is the first within the block. `past` the caches, if C is aligned to vectors.
+///
+/// # Safety
+/// They can be read and written.
+#[inline(always)]
+unsafe fn write_whole<U: Unit>(
+    block: &Block<'_, f32>,
+    sums: &Sums,
+    c: *mut f32,
+    j: usize,
+    rows: usize,
+    past: bool,
+) {
+    let bias = block.bias.map(|bias| [0, LANES].map(|at| U::V::load(&bias[j + at..])));
+    for r in 0..rows {
+        for half in 0..2 {
+            let to = c.wrapping_add(r * block.ldc + half * LANES);
+            let mut sum = U::V::load(&sums.0[r * SIDE + half * LANES..]);
+            // SAFETY: sixteen columns of this row.
+            unsafe {
+                if block.add {
+                    sum = U::V::load_ptr(to).add(sum);
+                }
+                if let Some(bias) = &bias {
+                    sum = sum.add(bias[half]);
+                }
+                if past { U::stream(sum, to) } else { sum.store_ptr(to) }
+            }
+        }
+    }
 }
 
 /// Sums anew, in f32, the elements whose row of A or column of B has a number that cannot be split.
@@ -485,6 +537,7 @@ unsafe fn mend(
                 b_panel: wide * k,
                 b_padded: true,
                 b_far: false,
+                c_far: false,
                 c: c.as_mut_ptr(),
                 ldc: SIDE,
                 m: rows,

@@ -155,6 +155,12 @@ impl Unit for Amx {
     }
 
     #[inline(always)]
+    unsafe fn stream(x: F32x1, to: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe { _mm512_stream_ps(to, x.0) };
+    }
+
+    #[inline(always)]
     unsafe fn begin() {
         // SAFETY: the machine has tiles, says the caller, and `SHAPE` is a shape that they can have.
         unsafe {
@@ -165,7 +171,10 @@ impl Unit for Amx {
     #[inline(always)]
     unsafe fn end() {
         // SAFETY: as in `begin`; the compiler uses none.
-        unsafe { asm!("tilerelease", options(nostack, nomem, preserves_flags)) };
+        unsafe {
+            asm!("tilerelease", options(nostack, nomem, preserves_flags));
+            _mm_sfence();
+        }
     }
 
     #[inline(always)]
