@@ -75,6 +75,11 @@ impl Arithmetic {
         self.parts().map_or(NB, |_| tiles::PACKED_COLUMNS)
     }
 
+    /// Tiles of C that each thread should get at least: several even out what slows a thread down, one packs least.
+    pub(super) fn tiles_a_thread(self) -> usize {
+        self.parts().map_or(2, |_| 1)
+    }
+
     /// The work of a product in multiply-adds of [`Arithmetic::Fma`] that take about as long.
     pub(super) fn work(self, (m, n, k): (usize, usize, usize)) -> usize {
         m.saturating_mul(n).saturating_mul(k) / self.parts().map_or(1, tiles::times_as_fast)

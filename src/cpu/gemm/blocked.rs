@@ -54,7 +54,7 @@ impl Grid {
         let tile = by.tile::<T>();
         let work = by.work((m, n, k.max(1))).saturating_mul(count);
         let threads = rayon::current_num_threads();
-        let wanted = if threads > 1 { (work / PIECE).min(2 * threads) } else { 1 };
+        let wanted = if threads > 1 { (work / PIECE).min(by.tiles_a_thread() * threads) } else { 1 };
         let most = by.largest_tile();
         let (mut down, mut across) = (m.div_ceil(most.0), n.div_ceil(most.1));
         loop {
