@@ -66,8 +66,8 @@ impl Arithmetic {
 
     /// Rows and columns at most of the tile of C that a thread computes. Its rows of A stay packed in the second cache,
     /// with KC = 256 half a megabyte of f32; for each tile beside it they are packed again.
-    pub(super) fn largest_tile(self) -> (usize, usize) {
-        self.parts().map_or((504, 1024), |_| tiles::LARGEST_TILE)
+    pub(super) fn largest_tile(self, k: usize) -> (usize, usize) {
+        self.parts().map_or((504, 1024), |parts| tiles::largest_tile(parts, k))
     }
 
     /// Columns of B that a tile packs at a time, a multiple of [`NB`].

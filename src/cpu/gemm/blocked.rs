@@ -54,8 +54,9 @@ impl Grid {
         let tile = by.tile::<T>();
         let work = by.work((m, n, k.max(1))).saturating_mul(count);
         let threads = rayon::current_num_threads();
-        let wanted = if threads > 1 { (work / PIECE).min(by.tiles_a_thread() * threads) } else { 1 };
-        let most = by.largest_tile();
+        let wanted =
+            if threads > 1 { (work / PIECE).min(by.tiles_a_thread() * threads) } else { 1 };
+        let most = by.largest_tile(k);
         let (mut down, mut across) = (m.div_ceil(most.0), n.div_ceil(most.1));
         loop {
             let rows = m.div_ceil(down).next_multiple_of(tile.0);

@@ -51,7 +51,7 @@ use super::KC;
 use super::micro::{self, Block, tile_size, write_row};
 use super::pack::{self, Operand, Source, room};
 use crate::cpu::scratch;
-use crate::cpu::simd::{LANES, Real, Vector};
+use crate::cpu::simd::{LANES, Real, Vector, inlined};
 
 pub(crate) use work::{Layout, Tiles, Work, product};
 
@@ -113,20 +113,26 @@ pub(super) fn times_as_fast(parts: Parts) -> usize {
     }
 }
 
-/// The length of the blocks of k. Of bf16, equal ones as long as panels of them stay in the second cache: each block
-/// more is one more time that C, from farther away, is read and written. Of three parts [`KC`], which is as exact as
-/// f32; longer chains are not.
+/// The length of the blocks of k. Of bf16, equal ones, long: each block more is one more time that C, from farther away,
+/// is read and written. Of three parts [`KC`], which is as exact as f32; longer chains are not.
 pub(super) fn depth(parts: Parts, k: usize) -> usize {
     if parts != Parts::One {
         return KC;
     }
-    const MOST: usize = 1024;
-    k.div_ceil(k.div_ceil(MOST).max(1)).max(1).next_multiple_of(STEP)
+    let most = if k <= ONE_BLOCK { ONE_BLOCK } else { ONE_BLOCK / 2 };
+    k.div_ceil(k.div_ceil(most).max(1)).max(1).next_multiple_of(STEP)
 }
 
-/// Rows and columns at most of a thread's tile of C: with [`depth`] up to a megabyte of packed A. Packing, beside which
-/// the products are quick, decides how wide.
-pub(super) const LARGEST_TILE: (usize, usize) = (512, 4096);
+/// The longest k of bf16 in one block.
+const ONE_BLOCK: usize = 2048;
+
+/// Rows and columns at most of a thread's tile of C: up to a megabyte of packed A, half of the second cache; where that
+/// is one long block, B is long too and less of A stays beside it. Packing, beside which the products are quick, decides
+/// how wide.
+pub(super) fn largest_tile(parts: Parts, k: usize) -> (usize, usize) {
+    let long = parts == Parts::One && 768 < k && k <= ONE_BLOCK;
+    (if long { 256 } else { 512 }, 4096)
+}
 
 /// Columns of B packed at a time: from rows far apart, long pieces of them.
 pub(super) const PACKED_COLUMNS: usize = 512;
@@ -298,22 +304,45 @@ unsafe fn tile<U: Unit>(
     parts: Parts,
 ) -> u32 {
     let along_k = square.step == 1 && square.lane != 1;
+    // Row i of a square is a lane with its pairs of k, or a pair of k with its lanes. A wants the former, B the latter.
+    let turn = along_k == (operand == Operand::B);
+    let whole = square.lanes == LANES && square.k == STEP;
+    if parts == Parts::One {
+        let read = inlined(
+            #[inline(always)]
+            // SAFETY: handed through.
+            |i: usize, whole: bool| unsafe {
+                let (low, high) = two_rows::<U>(&square, i, along_k, whole);
+                if along_k { U::beside(low, high) } else { U::between(low, high) }
+            },
+        );
+        // The same twice: most squares are whole, and need not be asked row by row.
+        let mut rows = [U::V::zero(); LANES];
+        if whole {
+            for i in 0..LANES {
+                rows[i] = read(i, true);
+            }
+        } else {
+            for i in 0..LANES {
+                rows[i] = read(i, false);
+            }
+        }
+        if turn {
+            U::V::transpose(&mut rows);
+        }
+        for i in 0..LANES {
+            rows[i].store(&mut dst[i * LANES..]);
+        }
+        return 0;
+    }
     let (zero, one) = (U::V::zero(), U::V::splat(1.0));
     let mut strange = zero;
     for i in 0..LANES {
         // SAFETY: handed through.
-        let (mut low, mut high) = unsafe {
-            if along_k {
-                (row::<U>(&square, i, 0), row::<U>(&square, i, LANES))
-            } else {
-                (step_of::<U>(&square, 2 * i), step_of::<U>(&square, 2 * i + 1))
-            }
-        };
-        if parts != Parts::One {
-            for x in [low, high] {
-                let fine = x.abs().le(U::V::splat(SPLITTABLE));
-                strange = strange.max(U::V::select(fine, zero, one));
-            }
+        let (mut low, mut high) = unsafe { two_rows::<U>(&square, i, along_k, whole) };
+        for x in [low, high] {
+            let fine = x.abs().le(U::V::splat(SPLITTABLE));
+            strange = strange.max(U::V::select(fine, zero, one));
         }
         for part in 0..parts as usize {
             if part > 0 {
@@ -323,8 +352,7 @@ unsafe fn tile<U: Unit>(
             both.store(&mut dst[part * 2 * TILE + i * LANES..]);
         }
     }
-    // Now row i is a lane with its pairs of k, or a pair of k with its lanes. A wants the former, B the latter.
-    if along_k == (operand == Operand::B) {
+    if turn {
         for part in 0..parts as usize {
             let tile = &mut dst[part * 2 * TILE..][..TILE];
             let mut rows = [zero; LANES];
@@ -344,6 +372,38 @@ unsafe fn tile<U: Unit>(
     0
 }
 
+/// Row i of a square before it is rounded: 32 k of lane i, or sixteen lanes at 2i and at 2i + 1.
+///
+/// # Safety
+/// The square can be read; `whole`: it has all sixteen lanes and 32 k.
+#[inline(always)]
+unsafe fn two_rows<U: Unit>(
+    square: &Source<f32>,
+    i: usize,
+    along_k: bool,
+    whole: bool,
+) -> (U::V, U::V) {
+    // SAFETY: handed through.
+    unsafe {
+        if whole && along_k {
+            let data = square.data.wrapping_add(i * square.lane);
+            // The next k of this lane: sixteen lanes are more streams than the processor follows.
+            U::V::prefetch(data.wrapping_add(STEP));
+            U::V::prefetch(data.wrapping_add(STEP + LANES));
+            (U::V::load_ptr(data), U::V::load_ptr(data.wrapping_add(LANES)))
+        } else if whole && square.lane == 1 {
+            let (data, step) = (square.data.wrapping_add(2 * i * square.step), square.step);
+            U::V::prefetch_far(data.wrapping_add(STEP * step));
+            U::V::prefetch_far(data.wrapping_add((STEP + 1) * step));
+            (U::V::load_ptr(data), U::V::load_ptr(data.wrapping_add(step)))
+        } else if along_k {
+            (row::<U>(square, i, 0), row::<U>(square, i, LANES))
+        } else {
+            (step_of::<U>(square, 2 * i), step_of::<U>(square, 2 * i + 1))
+        }
+    }
+}
+
 /// Sixteen k of lane `lane`, from k = `from` on; they lie side by side.
 ///
 /// # Safety
@@ -354,8 +414,6 @@ unsafe fn row<U: Unit>(square: &Source<f32>, lane: usize, from: usize) -> U::V {
         return U::V::zero();
     }
     let data = square.data.wrapping_add(lane * square.lane + from);
-    // The next k of this lane: sixteen lanes are more streams than the processor follows.
-    U::V::prefetch(data.wrapping_add(STEP));
     // SAFETY: these k follow each other.
     unsafe {
         if square.k - from >= LANES {
@@ -377,7 +435,6 @@ unsafe fn step_of<U: Unit>(square: &Source<f32>, k: usize) -> U::V {
     }
     let data = square.data.wrapping_add(k * square.step);
     if square.lane == 1 {
-        U::V::prefetch_far(data.wrapping_add(STEP * square.step));
         // SAFETY: the lanes lie side by side.
         return unsafe {
             if square.lanes == LANES {
