@@ -89,7 +89,7 @@ def main():
     parser.add_argument("--peer", choices=["torch", "crates"], default="torch")
     parser.add_argument("--only", default="", help=f"groups: {','.join(GROUPS)}")
     parser.add_argument("--shapes", default="", help="only these shapes")
-    parser.add_argument("--dtypes", default="f32,bf16", help="of the peer torch; rows it lacks are left out")
+    parser.add_argument("--dtypes", default="f32,bf16", help="of the peer torch; beside its f32 stand our f32 and high")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--handloom", default=ROOT / "target/release/handloom")
@@ -108,6 +108,7 @@ def main():
     if args.memory:
         return memory(args, threads)
     shapes = ["--shapes", args.shapes] if args.shapes else []
+    ours_only = args.dtypes.replace("f32", "f32,high") if args.peer == "torch" else "f32"
     if args.peer == "torch":
         peer = [args.python, HERE / "torch_rows.py", *shapes, "--dtypes", args.dtypes]
     else:
@@ -117,7 +118,7 @@ def main():
     ratios, latest = {}, {}
     for number in range(args.rounds):
         # Results are compared with f64 in the first round.
-        ours = [args.handloom, "bench", "--json", "--no-roofs", *shapes]
+        ours = [args.handloom, "bench", "--json", "--no-roofs", *shapes, "--dtypes", ours_only]
         ours += ["--unchecked"] if number else []
         for group in groups:
             flags = ["--only", group, *threads]
@@ -127,10 +128,12 @@ def main():
             found = {side: rows(command) for side, command in sides}
             mine = found["ours"][""]
             for who, table in found["theirs"].items():
-                for key in (key for key in mine if key in table):
-                    ratio = table[key]["median_s"] / mine[key]["median_s"]
-                    ratios.setdefault((who, key), []).append(ratio)
-                    latest.setdefault((who, key), []).append((mine[key], table[key]))
+                for key, row in mine.items():
+                    # What is as exact as f32 is compared with f32.
+                    other = table.get((*key[:2], "f32" if key[2] == "high" else key[2]))
+                    if other:
+                        ratios.setdefault((who, key), []).append(other["median_s"] / row["median_s"])
+                        latest.setdefault((who, key), []).append((row, other))
         print(f"round {number + 1} of {args.rounds} done", file=sys.stderr, flush=True)
         if args.markdown:  # after each round: what there is so far
             pathlib.Path(args.markdown).write_text(table_of(args.peer, ratios, latest) + "\n")

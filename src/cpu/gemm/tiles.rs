@@ -41,6 +41,7 @@
 mod amx;
 #[cfg(test)]
 pub(super) mod model;
+mod packing;
 #[cfg(test)]
 mod tests;
 #[cfg(all(test, feature = "cli", target_arch = "x86_64", target_os = "linux", not(miri)))]
@@ -51,7 +52,9 @@ use super::KC;
 use super::micro::{self, Block, tile_size, write_row};
 use super::pack::{self, Operand, Source, room};
 use crate::cpu::scratch;
-use crate::cpu::simd::{LANES, Real, Vector, inlined};
+use crate::cpu::simd::{LANES, Real, Vector};
+
+use packing::pack_for;
 
 pub(crate) use work::{Layout, Tiles, Work, product};
 
@@ -66,9 +69,6 @@ const TILE: usize = LANES * LANES;
 
 /// Elements after the tiles of a panel. The first holds a bit for each lane with a number that cannot be split.
 const MARGIN: usize = LANES;
-
-/// Above this a number, rounded to bf16, might be infinite. (The largest bf16 is 3.3895e38.)
-const SPLITTABLE: f32 = 3.38e38;
 
 /// How many bf16 an operand is split into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,18 +98,18 @@ pub(super) fn available<T: Real>() -> bool {
 }
 
 /// Whether tiles are faster than f32 for this shape: packing, of which there is (m + n) k, has to be worth its
-/// m n k products, and a side shorter than a tile is filled up with zeros.
+/// m n k products, and a side shorter than a tile is filled up with zeros. Six products win little, and from 2¹⁵ elements of C on.
 pub(super) fn pays(parts: Parts, (m, n, k): (usize, usize, usize)) -> bool {
-    let side = if parts == Parts::One { 16 } else { 48 };
-    m.min(n) >= side && k >= STEP
+    let (side, size) = if parts == Parts::One { (16, 0) } else { (48, 1 << 15) };
+    m.min(n) >= side && m.saturating_mul(n) >= size && k >= STEP
 }
 
-/// About how many times as fast as multiply-adds of f32 a large product is, packing included.
+/// At least so many times as fast as multiply-adds of f32 is a large product, packing included.
 pub(super) fn times_as_fast(parts: Parts) -> usize {
     match parts {
-        Parts::One => 6,
-        Parts::Two => 3,
-        Parts::Three => 2,
+        Parts::One => 5,
+        Parts::Two => 2,
+        Parts::Three => 1,
     }
 }
 
@@ -257,216 +257,6 @@ pub(super) unsafe fn block<T: Real>(block: Block<'_, T>, parts: Parts, a: Source
         let _ = (block, parts, a, b);
         unreachable!("no tiles here")
     }
-}
-
-/// [`pack`] on one kind of tiles.
-///
-/// # Safety
-/// All of the source can be read.
-#[inline(always)]
-unsafe fn pack_for<U: Unit>(dst: &mut [f32], source: Source<f32>, operand: Operand, parts: Parts) {
-    let (size, steps) = (panel(parts, source.k), source.k.div_ceil(STEP));
-    let panels = source.lanes.div_ceil(SIDE);
-    assert!(dst.len() >= panels * size, "panels need more room");
-    for t in 0..panels * steps {
-        // Along the rows of the source: lane after lane where they lie side by side.
-        let (p, step) =
-            if source.lane == 1 { (t % panels, t / panels) } else { (t / steps, t % steps) };
-        let panel = &mut dst[p * size..(p + 1) * size];
-        let mut strange = if step == 0 { 0 } else { panel[size - MARGIN].to_bits() };
-        for half in 0..2 {
-            let (first, from) = (p * SIDE + half * LANES, step * STEP);
-            let square = Source {
-                data: source.data.wrapping_add(first * source.lane + from * source.step),
-                lanes: source.lanes.saturating_sub(first).min(LANES),
-                k: STEP.min(source.k - from),
-                ..source
-            };
-            let at = (step * parts as usize * 2 + half) * TILE;
-            // SAFETY: these lanes and k belong to the source.
-            let found = unsafe { tile::<U>(&mut panel[at..], square, operand, parts) };
-            strange |= found << (half * LANES);
-        }
-        panel[size - MARGIN] = f32::from_bits(strange);
-    }
-}
-
-/// Splits 16 lanes × 32 k into a tile a part, 2 [`TILE`]s apart. Returns a bit for each lane with a number that
-/// cannot be split.
-///
-/// # Safety
-/// These lanes and k can be read.
-#[inline(always)]
-unsafe fn tile<U: Unit>(
-    dst: &mut [f32],
-    square: Source<f32>,
-    operand: Operand,
-    parts: Parts,
-) -> u32 {
-    let along_k = square.step == 1 && square.lane != 1;
-    // Row i of a square is a lane with its pairs of k, or a pair of k with its lanes. A wants the former, B the latter.
-    let turn = along_k == (operand == Operand::B);
-    let whole = square.lanes == LANES && square.k == STEP;
-    if parts == Parts::One {
-        let read = inlined(
-            #[inline(always)]
-            // SAFETY: handed through.
-            |i: usize, whole: bool| unsafe {
-                let (low, high) = two_rows::<U>(&square, i, along_k, whole);
-                if along_k { U::beside(low, high) } else { U::between(low, high) }
-            },
-        );
-        // The same twice: most squares are whole, and need not be asked row by row.
-        let mut rows = [U::V::zero(); LANES];
-        if whole {
-            for i in 0..LANES {
-                rows[i] = read(i, true);
-            }
-        } else {
-            for i in 0..LANES {
-                rows[i] = read(i, false);
-            }
-        }
-        if turn {
-            U::V::transpose(&mut rows);
-        }
-        for i in 0..LANES {
-            rows[i].store(&mut dst[i * LANES..]);
-        }
-        return 0;
-    }
-    let (zero, one) = (U::V::zero(), U::V::splat(1.0));
-    let mut strange = zero;
-    for i in 0..LANES {
-        // SAFETY: handed through.
-        let (mut low, mut high) = unsafe { two_rows::<U>(&square, i, along_k, whole) };
-        for x in [low, high] {
-            let fine = x.abs().le(U::V::splat(SPLITTABLE));
-            strange = strange.max(U::V::select(fine, zero, one));
-        }
-        for part in 0..parts as usize {
-            if part > 0 {
-                (low, high) = (low.sub(U::round(low)), high.sub(U::round(high)));
-            }
-            let both = if along_k { U::beside(low, high) } else { U::between(low, high) };
-            both.store(&mut dst[part * 2 * TILE + i * LANES..]);
-        }
-    }
-    if turn {
-        for part in 0..parts as usize {
-            let tile = &mut dst[part * 2 * TILE..][..TILE];
-            let mut rows = [zero; LANES];
-            for i in 0..LANES {
-                rows[i] = U::V::load(&tile[i * LANES..]);
-            }
-            U::V::transpose(&mut rows);
-            for i in 0..LANES {
-                rows[i].store(&mut tile[i * LANES..]);
-            }
-        }
-    }
-    if U::V::any(zero.lt(strange)) {
-        // SAFETY: handed through.
-        return unsafe { strangers(&square) };
-    }
-    0
-}
-
-/// Row i of a square before it is rounded: 32 k of lane i, or sixteen lanes at 2i and at 2i + 1.
-///
-/// # Safety
-/// The square can be read; `whole`: it has all sixteen lanes and 32 k.
-#[inline(always)]
-unsafe fn two_rows<U: Unit>(
-    square: &Source<f32>,
-    i: usize,
-    along_k: bool,
-    whole: bool,
-) -> (U::V, U::V) {
-    // SAFETY: handed through.
-    unsafe {
-        if whole && along_k {
-            let data = square.data.wrapping_add(i * square.lane);
-            // The next k of this lane: sixteen lanes are more streams than the processor follows.
-            U::V::prefetch(data.wrapping_add(STEP));
-            U::V::prefetch(data.wrapping_add(STEP + LANES));
-            (U::V::load_ptr(data), U::V::load_ptr(data.wrapping_add(LANES)))
-        } else if whole && square.lane == 1 {
-            let (data, step) = (square.data.wrapping_add(2 * i * square.step), square.step);
-            U::V::prefetch_far(data.wrapping_add(STEP * step));
-            U::V::prefetch_far(data.wrapping_add((STEP + 1) * step));
-            (U::V::load_ptr(data), U::V::load_ptr(data.wrapping_add(step)))
-        } else if along_k {
-            (row::<U>(square, i, 0), row::<U>(square, i, LANES))
-        } else {
-            (step_of::<U>(square, 2 * i), step_of::<U>(square, 2 * i + 1))
-        }
-    }
-}
-
-/// Sixteen k of lane `lane`, from k = `from` on; they lie side by side.
-///
-/// # Safety
-/// The square can be read.
-#[inline(always)]
-unsafe fn row<U: Unit>(square: &Source<f32>, lane: usize, from: usize) -> U::V {
-    if lane >= square.lanes || from >= square.k {
-        return U::V::zero();
-    }
-    let data = square.data.wrapping_add(lane * square.lane + from);
-    // SAFETY: these k follow each other.
-    unsafe {
-        if square.k - from >= LANES {
-            U::V::load_ptr(data)
-        } else {
-            U::V::load_part(std::slice::from_raw_parts(data, square.k - from))
-        }
-    }
-}
-
-/// The lanes at k.
-///
-/// # Safety
-/// The square can be read.
-#[inline(always)]
-unsafe fn step_of<U: Unit>(square: &Source<f32>, k: usize) -> U::V {
-    if square.lanes == 0 || k >= square.k {
-        return U::V::zero();
-    }
-    let data = square.data.wrapping_add(k * square.step);
-    if square.lane == 1 {
-        // SAFETY: the lanes lie side by side.
-        return unsafe {
-            if square.lanes == LANES {
-                U::V::load_ptr(data)
-            } else {
-                U::V::load_part(std::slice::from_raw_parts(data, square.lanes))
-            }
-        };
-    }
-    let mut lanes = [0.0; LANES];
-    for (lane, x) in lanes.iter_mut().enumerate().take(square.lanes) {
-        // SAFETY: a lane of the square.
-        *x = unsafe { *data.add(lane * square.lane) };
-    }
-    U::V::from_array(lanes)
-}
-
-/// A bit for each lane of the square with a number that cannot be split.
-///
-/// # Safety
-/// The square can be read.
-#[cold]
-unsafe fn strangers(square: &Source<f32>) -> u32 {
-    let mut all = 0;
-    for (lane, k) in (0..square.lanes).flat_map(|lane| (0..square.k).map(move |k| (lane, k))) {
-        // SAFETY: a lane and a k of the square.
-        let x = unsafe { *square.data.add(lane * square.lane + k * square.step) };
-        if x.is_nan() || x.abs() > SPLITTABLE {
-            all |= 1 << lane;
-        }
-    }
-    all
 }
 
 /// [`block`] on one kind of tiles: panels of B outside, so that one stays near while all of A passes. In three parts
