@@ -14,6 +14,7 @@ use super::entry::{Entry, ErrorCase, Input, Sample};
 use super::{beside, expect_shape, expect_u32, grads, one, same_dtype};
 use crate::autograd::{Context, Mode, record};
 use crate::cpu::attention::{self, Shape, Strides};
+use crate::cpu::gemm::Precision;
 use crate::cpu::philox::Key;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor, kernel};
@@ -60,6 +61,8 @@ struct Plan {
     causal: bool,
     scale: f64,
     dropout: Option<(f64, Key)>,
+    /// The inputs are bf16 by themselves: products of bf16 lose nothing of them.
+    narrow: bool,
 }
 
 impl Plan {
@@ -73,7 +76,9 @@ impl Plan {
         let Shape { batch, heads, tq, tk, d } = self.shape;
         let key = self.dropout.map_or([0; 6], |(_, key)| key_to_ints(key));
         let [k0, k1, k2, k3, k4, k5] = key;
-        let flags = self.causal as usize | (self.dropout.is_some() as usize) << 1;
+        let flags = self.causal as usize
+            | (self.dropout.is_some() as usize) << 1
+            | (self.narrow as usize) << 2;
         [batch, heads, tq, tk, d, flags, k0, k1, k2, k3, k4, k5, 0]
     }
 
@@ -88,6 +93,7 @@ impl Plan {
             causal: i[5] & 1 == 1,
             scale: ctx.floats[0],
             dropout: (i[5] & 2 == 2).then(|| (ctx.floats[1], key_from_ints(&i[6..12]))),
+            narrow: i[5] & 4 == 4,
         }
     }
 }
@@ -100,14 +106,19 @@ macro_rules! options {
             key_padding: $mask.as_ref().map(|m| m.slice_ref()),
             scale: $plan.scale,
             dropout: $plan.dropout,
-            precision: Mode::current().precision,
+            precision: if $plan.narrow { Precision::Medium } else { Mode::current().precision },
         }
     };
 }
 
 /// Checks the options and makes the mask dense.
 #[track_caller]
-fn plan(q: &Tensor, shape: Shape, options: &Attention) -> Result<(Plan, Option<Tensor>)> {
+fn plan(
+    q: &Tensor,
+    shape: Shape,
+    options: &Attention,
+    narrow: bool,
+) -> Result<(Plan, Option<Tensor>)> {
     const OP: &str = "scaled_dot_product_attention";
     let mask = options.key_padding_mask.as_ref();
     if let Some(mask) = mask {
@@ -131,7 +142,7 @@ fn plan(q: &Tensor, shape: Shape, options: &Attention) -> Result<(Plan, Option<T
     }
     let scale = options.scale.unwrap_or(1.0 / (shape.d.max(1) as f64).sqrt());
     Ok((
-        Plan { shape, causal: options.causal, scale, dropout },
+        Plan { shape, causal: options.causal, scale, dropout, narrow },
         mask.map(|mask| beside(q, mask)?.packed()).transpose()?,
     ))
 }
@@ -153,16 +164,23 @@ pub fn scaled_dot_product_attention(
     same_dtype(OP, q, v)?;
     if q.dtype().is_half() {
         let wide = |x: &Tensor| x.to_dtype(DType::F32);
-        let y = scaled_dot_product_attention(&wide(q)?, &wide(k)?, &wide(v)?, options)?;
-        return y.to_dtype(q.dtype());
+        let narrow = q.dtype() == DType::BF16;
+        return attend(&wide(q)?, &wide(k)?, &wide(v)?, options, narrow)?.to_dtype(q.dtype());
     }
+    attend(q, k, v, options, false)
+}
+
+/// [`scaled_dot_product_attention`] of f32 or f64, which hold bf16 if `narrow`.
+#[track_caller]
+fn attend(q: &Tensor, k: &Tensor, v: &Tensor, options: &Attention, narrow: bool) -> Result<Tensor> {
+    const OP: &str = "scaled_dot_product_attention";
     let (&[batch, heads, tq, d], true) = (q.shape(), q.rank() == 4) else {
         return Err(Error::op(OP, format!("q has shape {:?}, expected [B, H, T, D]", q.shape())));
     };
     let tk = if k.rank() == 4 { k.shape()[2] } else { 0 };
     expect_shape(OP, "k", k, &[batch, heads, tk, d])?;
     expect_shape(OP, "v", v, &[batch, heads, tk, d])?;
-    let (plan, mask) = plan(q, Shape { batch, heads, tq, tk, d }, options)?;
+    let (plan, mask) = plan(q, Shape { batch, heads, tq, tk, d }, options, narrow)?;
     let ((q_dense, qs), (k_dense, ks), (v_dense, vs)) = (dense(q)?, dense(k)?, dense(v)?);
     let (mut o, os) = heads_inside(q, batch, heads, tq, d)?;
     let mut lse = q.new_empty([batch, heads, tq])?;
@@ -211,11 +229,17 @@ pub fn scaled_dot_product_attention(
 /// When the width is not 3 · heads · D, and as [`scaled_dot_product_attention`].
 #[track_caller]
 pub fn self_attention_qkv(qkv: &Tensor, heads: usize, options: &Attention) -> Result<Tensor> {
-    const OP: &str = "self_attention_qkv";
     if qkv.dtype().is_half() {
-        let wide = qkv.to_dtype(DType::F32)?;
-        return self_attention_qkv(&wide, heads, options)?.to_dtype(qkv.dtype());
+        let (wide, narrow) = (qkv.to_dtype(DType::F32)?, qkv.dtype() == DType::BF16);
+        return attend_qkv(&wide, heads, options, narrow)?.to_dtype(qkv.dtype());
     }
+    attend_qkv(qkv, heads, options, false)
+}
+
+/// [`self_attention_qkv`] of f32 or f64, which hold bf16 if `narrow`.
+#[track_caller]
+fn attend_qkv(qkv: &Tensor, heads: usize, options: &Attention, narrow: bool) -> Result<Tensor> {
+    const OP: &str = "self_attention_qkv";
     let (&[batch, t, width], true) = (qkv.shape(), heads > 0) else {
         return Err(Error::op(
             OP,
@@ -226,7 +250,7 @@ pub fn self_attention_qkv(qkv: &Tensor, heads: usize, options: &Attention) -> Re
         return Err(Error::op(OP, format!("width {width} is not 3 × {heads} heads × D")));
     }
     let (c, d) = (width / 3, width / 3 / heads);
-    let (plan, mask) = plan(qkv, Shape { batch, heads, tq: t, tk: t, d }, options)?;
+    let (plan, mask) = plan(qkv, Shape { batch, heads, tq: t, tk: t, d }, options, narrow)?;
     let x = qkv.packed()?;
     let mut o = qkv.new_empty([batch, t, c])?;
     let mut lse = qkv.new_empty([batch, heads, t])?;

@@ -34,7 +34,7 @@ fn bad_flags_are_refused_before_anything_is_measured() {
     refuse(&["--only", "loom"], 2, &["--only loom", "gemm, rowops, optim, attention, rnn, train"]);
     refuse(&["--only", "copy", "--quick"], 2, &["no row", "--quick"]);
     refuse(&["--shapes", "3x3"], 2, &["--shapes 3x3", "no row"]);
-    refuse(&["--dtypes", "f8"], 2, &["--dtypes f8", "f32, high and bf16"]);
+    refuse(&["--dtypes", "f8"], 2, &["--dtypes f8", "f32, high, bf16"]);
     refuse(&["--only", "copy", "--shapes", "char-cpu"], 2, &["leave no row"]);
     refuse(&["--ladder", "loom"], 2, &["no ladder 'loom'", "gemm, attention, layer_norm"]);
     refuse(&["--ladder", "gemm", "--json"], 2, &["--ladder", "--json"]);
