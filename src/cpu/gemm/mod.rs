@@ -19,8 +19,8 @@
 //! ```
 //!
 //! The numbers are AVX-512's for f32; [`Vector::TILE`](super::simd::Vector::TILE) gives the panel sizes of the
-//! others (6 × 16 on AVX2). The idea is Goto and van de Geijn's (2008): every level of the memory holds
-//! what the level below reads many times.
+//! others (6 × 16 on AVX2); [`tiles`] are cut otherwise. The idea is Goto and van de Geijn's (2008): every level
+//! of the memory holds what the level below reads many times.
 //!
 //! A B that several tiles of a large product read is packed once, before the tiles; everything else by the
 //! tile that reads it, as it goes. Where packing costs more than it brings, it is left out: A enters the
