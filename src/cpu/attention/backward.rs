@@ -17,8 +17,9 @@
 //! runs over the same blocks in the same order.
 
 use super::dropout::{Dropout, GROUP};
+use super::task::Task;
 use super::{Input, Options, PIECE, Shape, Strides, count_from, cut, padded_width, tiled, worth};
-use crate::cpu::gemm::{Left, Mat, Packed, Right, Side, Tiles, multiply, packed_room};
+use crate::cpu::gemm::{Left, Mat, Packed, Right, Side, multiply, packed_room};
 use crate::cpu::scratch;
 use crate::cpu::simd::{Extent, HeadRows, Heads, Kernel, LANES, Real, Vector, for_heads, math};
 
@@ -127,23 +128,6 @@ pub fn backward<T: Real>(
     for_heads([dk, dv], pieces(tk, of_keys), worth(work), |at, keys, [dk, dv]| {
         Task { at, keys, ..task }.run(None, Some((dk, dv)));
     });
-}
-
-/// Some queries and some keys of one head.
-#[derive(Clone, Copy)]
-pub(super) struct Task<'a, T> {
-    pub(super) at: (usize, usize),
-    pub(super) queries: (usize, usize),
-    pub(super) keys: (usize, usize),
-    /// d, filled up to whole vectors.
-    pub(super) width: usize,
-    /// q, k, v, dO, O.
-    pub(super) inputs: [Input<'a, T>; 5],
-    pub(super) lse: &'a [T],
-    pub(super) dropout: Option<Dropout>,
-    pub(super) tiles: Option<Tiles>,
-    pub(super) shape: &'a Shape,
-    pub(super) options: &'a Options<'a>,
 }
 
 impl<T: Real> Task<'_, T> {

@@ -1,6 +1,7 @@
 //! Forward: 32 queries at a time, which are the lanes.
 
 use super::dropout::{Dropout, GROUP};
+use super::task::Head;
 use super::{Input, Options, PIECE, Shape, Strides, count_from, cut, padded_width, tiled, worth};
 use crate::cpu::gemm::{Left, Mat, Packed, Right, Side, multiply, packed_room};
 use crate::cpu::scratch;
@@ -62,21 +63,6 @@ pub fn forward<T: Real>(
             T::dispatch(Run { head, o, lse, packed_k, v, packed_q, scores, sums });
         });
     });
-}
-
-/// What a task works on.
-#[derive(Clone, Copy)]
-pub(super) struct Head<'a, T> {
-    pub(super) at: (usize, usize),
-    pub(super) queries: (usize, usize),
-    /// Keys that any of the queries sees.
-    pub(super) keys: usize,
-    /// d, filled up to whole vectors.
-    pub(super) width: usize,
-    pub(super) inputs: [Input<'a, T>; 3],
-    pub(super) dropout: Option<Dropout>,
-    pub(super) shape: &'a Shape,
-    pub(super) options: &'a Options<'a>,
 }
 
 /// A task with its outputs and its room.

@@ -26,6 +26,7 @@
 mod backward;
 mod dropout;
 mod forward;
+mod task;
 #[cfg(test)]
 mod tests;
 mod tiled;

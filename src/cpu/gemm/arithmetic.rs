@@ -1,10 +1,9 @@
 //! What multiplies and adds inside a block: it decides how operands are packed, and the bits.
 
-use super::blocked::NB;
 use super::micro::{Block, block, tile_size};
 use super::pack::{Operand, Source, pack};
 use super::tiles::{self, Parts};
-use super::{KC, PAIRS_FROM, PIECE, Precision, bf16};
+use super::{KC, NB, PAIRS_FROM, PIECE, Precision, bf16};
 use crate::cpu::simd::Real;
 
 /// One way to compute a product.

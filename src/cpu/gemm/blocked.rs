@@ -3,12 +3,9 @@
 use super::arithmetic::Arithmetic;
 use super::micro::Block;
 use super::pack::{Operand, Source};
-use super::{Mat, PIECE, Product};
+use super::{Mat, NB, PIECE, Product};
 use crate::cpu::simd::{LANES, Real, Shared};
 use crate::cpu::{scratch, threads};
-
-/// Columns of B that pass by before the next rows of A: with KC = 256, 128 KiB of f32.
-pub(super) const NB: usize = 128;
 
 /// Elements between two steps of k from which on they count as far apart: half a page.
 const FAR: usize = 512;

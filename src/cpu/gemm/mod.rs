@@ -76,6 +76,9 @@ pub(crate) use serial::{Left, Packed, Right, Side, multiply, packed_room};
 /// every instruction set, since it decides the bits.
 pub const KC: usize = 256;
 
+/// Columns of B that pass by before the next rows of A: with KC = 256, 128 KiB of f32.
+const NB: usize = 128;
+
 /// Multiply-adds that a thread should get at once, some 10 µs: less costs more to hand over than it
 /// takes. A product of less than two such pieces stays on its thread.
 const PIECE: usize = 1 << 20;

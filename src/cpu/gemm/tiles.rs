@@ -56,7 +56,7 @@ use crate::cpu::simd::{LANES, Real, Vector};
 
 use packing::pack_for;
 
-pub(crate) use work::{Layout, Tiles, Work, product};
+pub(crate) use work::{Layout, Tiles, product};
 
 /// Rows and columns of C that are computed at once, and lanes of a panel: two tiles.
 pub(crate) const SIDE: usize = 2 * LANES;
@@ -202,6 +202,13 @@ pub(crate) trait Unit {
         soon: Soon,
         to: &mut Sums,
     );
+}
+
+/// A kernel with its arguments, waiting for tiles.
+pub(crate) trait Work {
+    /// Does the work. Implementations are `#[inline(always)]`; no other product runs inside, since that would give
+    /// the registers back.
+    fn run<U: Unit>(self);
 }
 
 /// Runs `rounds` rounds of products of tiles and returns the floating-point operations; `None` where the machine has

@@ -1,7 +1,7 @@
 //! Backward: blocks of 128 queries and 256 keys.
 
-use super::super::backward::Task;
 use super::super::dropout::GROUP;
+use super::super::task::Task;
 use super::super::{Shape, cut};
 use super::{
     BLOCK, KEYS, QUERIES, add_product, block_of, mark, masked, matrix, narrow, rows, transpose,

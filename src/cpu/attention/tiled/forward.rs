@@ -2,7 +2,7 @@
 
 use super::super::cut;
 use super::super::dropout::GROUP;
-use super::super::forward::Head;
+use super::super::task::Head;
 use super::{BLOCK, KEYS, block_of, mark, masked, matrix, rows, transposed, write_row};
 use crate::cpu::gemm::{Layout, Operand, SIDE, Sums, Tiles, Unit, Work, product_in_tiles};
 use crate::cpu::scratch;

@@ -5,8 +5,7 @@ use std::arch::x86_64::*;
 
 use super::super::micro::Block;
 use super::super::pack::{Operand, Source};
-use super::work::Work;
-use super::{Parts, SIDE, STEP, Soon, Sums, TILE, Unit, block_for, pack_for};
+use super::{Parts, SIDE, STEP, Soon, Sums, TILE, Unit, Work, block_for, pack_for};
 use crate::cpu::simd::F32x1;
 
 /// AMX with bf16.

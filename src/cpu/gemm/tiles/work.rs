@@ -2,15 +2,8 @@
 
 use super::super::Mat;
 use super::super::pack::{Operand, Source};
-use super::{Parts, SIDE, STEP, Soon, Sums, TILE, Unit, available, pack_for, panel};
+use super::{Parts, SIDE, STEP, Soon, Sums, TILE, Unit, Work, available, pack_for, panel};
 use crate::cpu::simd::{LANES, Real};
-
-/// A kernel with its arguments, waiting for tiles.
-pub(crate) trait Work {
-    /// Does the work. Implementations are `#[inline(always)]`; no other product runs inside, since that would give
-    /// the registers back.
-    fn run<U: Unit>(self);
-}
 
 /// Tiles that are there.
 #[derive(Clone, Copy)]
