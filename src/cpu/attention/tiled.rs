@@ -1,5 +1,5 @@
 //! Attention with products of bf16 in [tiles](crate::cpu::gemm::Tiles), where `medium` precision allows them and the
-//! machine has them: on AMX 32 × 32 × 64 take 128 cycles, so that nearly all of the time is the softmax's.
+//! machine has them: on AMX 32 × 32 × 64 take 128 cycles, so that most of the time is the softmax's.
 //!
 //! The formulas are those of [`forward`](super::forward) and [`backward`](super::backward). Both go by rows of
 //! queries, so that operands come out of the softmax as tiles want them: P or dS, key beside key, are rows of A; two

@@ -13,7 +13,7 @@ const FAR: usize = 512;
 /// Elements of A from which on half of that is far: more than a core's tables of pages reach, with B beside it.
 const MANY_PAGES: usize = 1 << 20;
 
-/// Elements of C from which on it is written past the caches: 8 MiB of f32.
+/// Elements of C from which on tiles write it past the caches: 8 MiB of f32.
 const FAR_RESULT: usize = 1 << 21;
 
 /// Rows so many elements apart, or a multiple, want the same places in a first-level cache.
@@ -194,7 +194,7 @@ fn part<T: Real>(
     let most = block_of_k.min(p.k);
     let a_room = if pack_a { room(by, rows, most, tile.0) } else { 0 };
     let wide = by.packed_columns();
-    let once = !p.accumulate && p.k <= by.depth(p.k) && p.then.is_none();
+    let once = !p.accumulate && p.k <= block_of_k && p.then.is_none();
     let c_far = once && p.m.saturating_mul(p.n) >= FAR_RESULT;
     let b_room = if pack_b && !share_b { room(by, cols.min(wide), most, tile.1) } else { 0 };
     scratch::with(a_room + b_room, |packed: &mut [T]| {

@@ -60,7 +60,7 @@ pub(super) struct Block<'a, T> {
     pub(super) b_padded: bool,
     /// Whether panels of B come from far away, and the next one is worth asking for while one is used.
     pub(super) b_far: bool,
-    /// Whether C goes past the caches: it is written once, and too large to be found in them.
+    /// Whether C is written once and too large to be found in the caches afterwards: tiles write it past them.
     pub(super) c_far: bool,
     /// Row 0, column 0 of C.
     pub(super) c: *mut T,

@@ -302,19 +302,20 @@ unsafe fn block_for<U: Unit>(block: &Block<'_, f32>, parts: Parts, a: Source<f32
                     }
                 }
             }
-            if cols == SIDE {
-                let past = block.c_far
-                    && (c as usize).is_multiple_of(64)
-                    && block.ldc.is_multiple_of(LANES);
-                // SAFETY: whole rows of this part of C.
-                unsafe { write_whole::<U>(block, &sums, c, j, rows, past) };
-                continue;
-            }
+            let aligned = (c as usize).is_multiple_of(64) && block.ldc.is_multiple_of(LANES);
+            let past = block.c_far && cols == SIDE && aligned;
             for r in 0..rows {
                 let row = &sums.0[r * SIDE..];
                 let row = [U::V::load(row), U::V::load(&row[LANES..])];
-                // SAFETY: a row of this part of C.
-                unsafe { write_row(block, c.wrapping_add(r * block.ldc), j, cols, &row) };
+                let to = c.wrapping_add(r * block.ldc);
+                // SAFETY: a row of this part of C; past the caches go whole ones of an aligned C.
+                unsafe {
+                    if past {
+                        stream_row::<U>(block, to, j, row);
+                    } else {
+                        write_row(block, to, j, cols, &row);
+                    }
+                }
             }
         }
     }
@@ -322,35 +323,21 @@ unsafe fn block_for<U: Unit>(block: &Block<'_, f32>, parts: Parts, a: Source<f32
     unsafe { U::end() };
 }
 
-/// Writes 32 columns of `rows` rows; `j` is the first within the block. `past` the caches, if C is aligned to vectors.
+/// [`write_row`] past the caches: 32 columns of a C that is not added to.
 ///
 /// # Safety
-/// They can be read and written.
+/// They can be written and are aligned to 64 bytes.
 #[inline(always)]
-unsafe fn write_whole<U: Unit>(
-    block: &Block<'_, f32>,
-    sums: &Sums,
-    c: *mut f32,
-    j: usize,
-    rows: usize,
-    past: bool,
-) {
-    let bias = block.bias.map(|bias| [0, LANES].map(|at| U::V::load(&bias[j + at..])));
-    for r in 0..rows {
-        for half in 0..2 {
-            let to = c.wrapping_add(r * block.ldc + half * LANES);
-            let mut sum = U::V::load(&sums.0[r * SIDE + half * LANES..]);
-            // SAFETY: sixteen columns of this row.
-            unsafe {
-                if block.add {
-                    sum = U::V::load_ptr(to).add(sum);
-                }
-                if let Some(bias) = &bias {
-                    sum = sum.add(bias[half]);
-                }
-                if past { U::stream(sum, to) } else { sum.store_ptr(to) }
-            }
-        }
+unsafe fn stream_row<U: Unit>(block: &Block<'_, f32>, c: *mut f32, j: usize, row: [U::V; 2]) {
+    debug_assert!(!block.add);
+    for (half, sum) in row.into_iter().enumerate() {
+        let at = half * LANES;
+        let sum = match block.bias {
+            None => sum,
+            Some(bias) => sum.add(U::V::load(&bias[j + at..])),
+        };
+        // SAFETY: sixteen of the columns.
+        unsafe { U::stream(sum, c.wrapping_add(at)) };
     }
 }
 

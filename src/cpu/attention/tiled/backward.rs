@@ -204,20 +204,10 @@ impl<T: Real> Work for Backward<'_, '_, T> {
                     for part in 0..parts {
                         let at = ((local + key) / SIDE * parts + part) * BLOCK;
                         let (left, right) = (tall.panel(part * SIDE, top), tall.panel(key, top));
-                        add_product::<U>(
-                            &mut dv[at..][..BLOCK],
-                            &do_left[left..],
-                            &p[right..],
-                            steps,
-                            &mut more,
-                        );
-                        add_product::<U>(
-                            &mut dk[at..][..BLOCK],
-                            &q_left[left..],
-                            &ds[right..],
-                            steps,
-                            &mut more,
-                        );
+                        for (sums, a, b) in [(&mut *dv, &*do_left, &*p), (&mut *dk, q_left, ds)] {
+                            let sums = &mut sums[at..][..BLOCK];
+                            add_product::<U>(sums, &a[left..], &b[right..], steps, &mut more);
+                        }
                     }
                 }
             }
