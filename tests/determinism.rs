@@ -14,9 +14,9 @@ use training::{Kind, Size, Ticker, bits, config, task};
 const SIZE: Size =
     Size { width: 64, layers: 2, context: 48, batch: 12, vocab: 96, tokens: 4000, dropout: 0.1 };
 
-/// The weights after 20 steps of pretraining, or some of the others.
+/// The weights after ten steps of pretraining, or some of the others.
 fn train(kind: Kind, threads: usize) -> Vec<(String, Vec<u32>)> {
-    let steps = if matches!(kind, Kind::Gpt | Kind::Lstm) { 20 } else { 6 };
+    let steps = if matches!(kind, Kind::Gpt | Kind::Lstm) { 10 } else { 4 };
     let mut ticker = Ticker::new(None);
     let mut control = ticker.control();
     let mut task = task(kind, SIZE);
@@ -24,7 +24,7 @@ fn train(kind: Kind, threads: usize) -> Vec<(String, Vec<u32>)> {
         threads,
         gradient_accumulation_steps: 1,
         batch_size: SIZE.batch,
-        eval_steps: 5,
+        eval_steps: 3,
         ..config(steps)
     };
     Trainer::new(&config, task.as_mut(), &mut control).unwrap().run().unwrap();

@@ -26,8 +26,14 @@ pub(crate) fn worth_it(work: usize) -> bool {
 /// Calls `f(i)` for each `i` in `0..n`, side by side where the `work` of all of them is worth it.
 pub(crate) fn for_each(n: usize, work: usize, f: impl Fn(usize) + Sync + Send) {
     if n < 2 || !worth_it(work) {
-        return (0..n).for_each(f);
+        (0..n).for_each(f);
+    } else {
+        side_by_side(n, &f);
     }
+}
+
+/// Not generic: what hands work over is compiled once and not for every kernel.
+fn side_by_side(n: usize, f: &(dyn Fn(usize) + Sync)) {
     let level = level_here();
     let f = |i| with_level(level, || f(i));
     if !crew::share(rayon::current_num_threads(), n, &f) {

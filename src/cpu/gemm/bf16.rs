@@ -97,6 +97,18 @@ mod x86 {
                 )
             })
         }
+
+        #[inline(always)]
+        fn apart(f: impl FnOnce()) {
+            // SAFETY: only `block`, which has the instructions, gets here.
+            unsafe { with_pairs(f) }
+        }
+    }
+
+    #[inline(never)]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c,bmi2")]
+    fn with_pairs(f: impl FnOnce()) {
+        f()
     }
 
     #[inline(never)] // the tiles are compiled once

@@ -21,6 +21,11 @@ pub(super) trait Step<V: Vector> {
     const PACKED: bool;
     /// `sum + a · b`.
     fn step(a: V, b: V, sum: V) -> V;
+    /// [`Vector::apart`] with the instructions of the step.
+    #[inline(always)]
+    fn apart(f: impl FnOnce()) {
+        V::apart(f);
+    }
 }
 
 /// A fused multiply-add: one k a step.
@@ -203,7 +208,7 @@ fn column<V: Vector, S: Step<V>>(block: &Block<V::Elem>, b: *const V::Elem, j: u
     }
 }
 
-/// Picks the tile with the right number of rows.
+/// Picks the tile with the right number of rows. Each is a function of its own.
 ///
 /// # Safety
 /// As [`tile`].
@@ -217,13 +222,19 @@ unsafe fn rows_of<V: Vector, S: Step<V>, const N: usize, const PART: bool, const
     rows: usize,
     cols: usize,
 ) {
-    // The comparison with the constant removes the tiles that this vector never needs.
+    // Tiles that never occur with this vector and this step are not compiled.
     macro_rules! pick {
         ($($r:literal)*) => {
             match rows {
-                // SAFETY: handed through.
-                $($r if $r <= V::TILE.0 && N <= V::TILE.1 => unsafe {
-                    tile::<V, S, $r, N, PART, UNIT>(block, a, b, i, j, cols)
+                $($r => if const {
+                    let occurs = !S::PACKED || UNIT && !PART;
+                    occurs && $r <= V::TILE.0 && N <= V::TILE.1
+                } {
+                    S::apart(
+                        #[inline(always)]
+                        // SAFETY: handed through.
+                        move || unsafe { tile::<V, S, $r, N, PART, UNIT>(block, a, b, i, j, cols) },
+                    )
                 },)*
                 _ => {}
             }

@@ -78,6 +78,12 @@ impl Vector for F32x2 {
     const TILE: (usize, usize) = (6, 1);
 
     #[inline(always)]
+    fn apart<R>(f: impl FnOnce() -> R) -> R {
+        // SAFETY: the dispatcher has found the instructions on this machine.
+        unsafe { super::isa::run::avx2(f) }
+    }
+
+    #[inline(always)]
     fn splat(value: f32) -> Self {
         let v = isa!(_mm256_set1_ps(value));
         F32x2(v, v)

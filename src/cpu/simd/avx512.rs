@@ -72,6 +72,12 @@ impl Vector for F32x1 {
     const TILE: (usize, usize) = (14, 2);
 
     #[inline(always)]
+    fn apart<R>(f: impl FnOnce() -> R) -> R {
+        // SAFETY: the dispatcher has found the instructions on this machine.
+        unsafe { super::isa::run::avx512(f) }
+    }
+
+    #[inline(always)]
     fn splat(value: f32) -> Self {
         F32x1(isa!(_mm512_set1_ps(value)))
     }

@@ -139,19 +139,20 @@ pub(crate) fn at_every_level(mut f: impl FnMut(Level)) {
     available_levels().into_iter().for_each(|level| at_level(level, || f(level)));
 }
 
+/// Functions that are compiled for one instruction set, with all that is inlined into them: `f` is
+/// `#[inline(always)]`.
 #[cfg(target_arch = "x86_64")]
-mod run {
-    use super::super::{avx2::F32x2, avx512::F32x1};
-    use super::*;
-
+pub(super) mod run {
+    #[inline(never)]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi2")]
-    pub(super) fn avx512<K: Kernel<f32>>(kernel: K) -> K::Output {
-        kernel.run::<F32x1>()
+    pub(crate) fn avx512<R>(f: impl FnOnce() -> R) -> R {
+        f()
     }
 
+    #[inline(never)]
     #[target_feature(enable = "avx2,fma,f16c")]
-    pub(super) fn avx2<K: Kernel<f32>>(kernel: K) -> K::Output {
-        kernel.run::<F32x2>()
+    pub(crate) fn avx2<R>(f: impl FnOnce() -> R) -> R {
+        f()
     }
 }
 
@@ -181,10 +182,20 @@ unsafe fn run_on<K: Kernel<f32>>(level: Level, kernel: K) -> K::Output {
     match level {
         // SAFETY: the caller's promise.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 | Level::Amx => unsafe { run::avx512(kernel) },
+        Level::Avx512 | Level::Amx => unsafe {
+            run::avx512(
+                #[inline(always)]
+                || kernel.run::<super::avx512::F32x1>(),
+            )
+        },
         // SAFETY: the caller's promise.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe { run::avx2(kernel) },
+        Level::Avx2 => unsafe {
+            run::avx2(
+                #[inline(always)]
+                || kernel.run::<super::avx2::F32x2>(),
+            )
+        },
         #[cfg(target_arch = "aarch64")]
         Level::Neon => kernel.run::<super::neon::F32x4>(),
         _ => kernel.run::<super::portable::Lanes<f32>>(),

@@ -217,6 +217,12 @@ pub trait Vector: Copy + Send + Sync + 'static {
     fn prefetch_far(at: *const Self::Elem) {
         Self::prefetch(at);
     }
+    /// Calls `f`, which is `#[inline(always)]`, in a function of its own for this vector's instructions. A kernel that
+    /// has many variants of its inner part compiles several times as fast when it is not one function with all of them.
+    #[inline(never)]
+    fn apart<R>(f: impl FnOnce() -> R) -> R {
+        f()
+    }
     /// 0 in every lane.
     #[inline(always)]
     fn zero() -> Self {

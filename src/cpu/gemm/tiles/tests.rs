@@ -52,7 +52,7 @@ fn threads_and_packing_do_not_change_bits() {
             pool.install(|| dense_product(Arithmetic::Model(parts), &a, &b, shape))
         };
         let first = run(1);
-        for threads in 2..=4 {
+        for threads in [2, 3] {
             assert!(run(threads) == first, "{threads} threads, {parts:?}");
         }
     }
