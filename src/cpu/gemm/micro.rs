@@ -232,8 +232,10 @@ unsafe fn rows_of<V: Vector, S: Step<V>, const N: usize, const PART: bool, const
                 } {
                     S::apart(
                         #[inline(always)]
-                        // SAFETY: handed through.
-                        move || unsafe { tile::<V, S, $r, N, PART, UNIT>(block, a, b, i, j, cols) },
+                        move || {
+                            // SAFETY: handed through.
+                            unsafe { tile::<V, S, $r, N, PART, UNIT>(block, a, b, i, j, cols) }
+                        },
                     )
                 },)*
                 _ => {}
