@@ -226,10 +226,7 @@ unsafe fn rows_of<V: Vector, S: Step<V>, const N: usize, const PART: bool, const
     macro_rules! pick {
         ($($r:literal)*) => {
             match rows {
-                $($r => if const {
-                    let occurs = !S::PACKED || UNIT && !PART;
-                    occurs && $r <= V::TILE.0 && N <= V::TILE.1
-                } {
+                $($r if const { (!S::PACKED || UNIT && !PART) && $r <= V::TILE.0 && N <= V::TILE.1 } => {
                     S::apart(
                         #[inline(always)]
                         move || {
@@ -237,7 +234,7 @@ unsafe fn rows_of<V: Vector, S: Step<V>, const N: usize, const PART: bool, const
                             unsafe { tile::<V, S, $r, N, PART, UNIT>(block, a, b, i, j, cols) }
                         },
                     )
-                },)*
+                })*
                 _ => {}
             }
         };
