@@ -13,7 +13,10 @@
 //! A enters through single elements only. So A and Aᵀ cost the same here, and A may be read where it
 //! lies; B has to be dense along a row.
 
-use crate::cpu::simd::{Kernel, LANES, Real, Vector};
+use crate::cpu::simd::{Kernel, LANES, Real, Vector, unknown};
+
+/// Rows of the tallest tile.
+const ROWS: usize = 14;
 
 /// One step of the sums: what is done with an element of A in every lane and a vector of B.
 pub(super) trait Step<V: Vector> {
@@ -291,7 +294,15 @@ unsafe fn tile<
         share = (block.k * N).div_ceil(block.m.div_ceil(block.a_width) * R);
         ahead = ahead.wrapping_add(i / block.a_width * R * share * LANES);
     }
-    let (mut a, mut b) = (a, b);
+    let mut b = b;
+    // Every third row of A by a pointer of its own, from which the next two are one and two steps away. Left to itself
+    // the compiler adds a step from row to row, a chain as long as the multiplications take.
+    let mut thirds = [a; ROWS.div_ceil(3)];
+    each_row!(r < R {
+        if !UNIT && r % 3 == 0 {
+            thirds[r / 3] = a.wrapping_add(r * a_row);
+        }
+    });
     // The way along k has a leg for each row of C: before it, that row is asked for, which is needed at the
     // end and far away by then, and lines of the next panel. All at once they would fill the line buffers that
     // A and B need. The last two legs are for the last rows to arrive. A short way is not worth it.
@@ -323,13 +334,19 @@ unsafe fn tile<
                 };
             }
             each_row!(r < R {
+                let at = if UNIT { thirds[0].wrapping_add(r) } else { thirds[r / 3].wrapping_add(r % 3 * a_row) };
                 // SAFETY: A has R rows.
-                let x = V::splat(unsafe { *a.add(r * a_row) });
+                let x = V::splat(unsafe { *at });
                 for v in 0..N {
                     sums[r][v] = S::step(x, row[v], sums[r][v]);
                 }
             });
-            a = a.wrapping_add(block.a_col);
+            each_row!(r < R {
+                if !UNIT && r % 3 == 0 || r == 0 {
+                    let next = thirds[r / 3].wrapping_add(block.a_col);
+                    thirds[r / 3] = if UNIT { next } else { unknown(next) };
+                }
+            });
             b = b.wrapping_add(block.b_row);
         } }
         // Two steps a turn in the tile that does nearly all of the work, whose legs are even therefore.

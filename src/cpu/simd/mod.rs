@@ -254,6 +254,22 @@ pub trait Vector: Copy + Send + Sync + 'static {
     }
 }
 
+/// The pointer given, of which the compiler then knows nothing but its value.
+#[inline(always)]
+pub(crate) fn unknown<T>(at: *const T) -> *const T {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    {
+        let mut at = at;
+        // SAFETY: no instructions.
+        unsafe {
+            std::arch::asm!("/* {at} */", at = inout(reg) at, options(pure, nomem, nostack, preserves_flags))
+        };
+        return at;
+    }
+    #[allow(unreachable_code)]
+    at
+}
+
 /// The closure given. An attribute may stand on an argument but not behind `let x =`, and a closure
 /// that works on vectors must be inlined like everything between dispatch and the vector:
 /// `let f = inlined(#[inline(always)] |v: V| v.add(v));`
