@@ -28,9 +28,6 @@ const SHARED: usize = 1 << 24;
 /// Columns of a piece when the whole of B is packed.
 const PACK_LANES: usize = 256;
 
-/// Columns of a tile that are worth packing dense rows of A for.
-const MANY: usize = 512;
-
 /// Elements of B that stay in the first-level cache as they lie.
 const SMALL: usize = 1 << 13;
 
@@ -95,14 +92,13 @@ impl Plan {
         let work = p.by.work((p.m, p.n, p.k.max(1)));
         let grid = Grid::new(p, count);
         let (rows, cols) = (grid.rows.min(p.m), grid.cols.min(p.n));
-        // A enters element by element, so a few dense rows are as good as panels. More than a cache has
-        // ways are not when all of them want the same places in it, and panels pay where many columns
-        // use them. Columns far apart are worse: each step of k would meet another page, once for every
+        // A enters element by element, so dense rows are as good as panels. More than a cache has
+        // ways are not when all of them want the same places in it. Columns far apart are worse: each step of k would meet another page, once for every
         // panel of B.
         let pack_a = p.by.packs()
             || match (p.a.row_stride, p.a.col_stride) {
                 (_, 1) if tile.0 <= WAYS => false,
-                (step, 1) => cols >= MANY || step % SAME_PLACE == 0 && cols > 4 * tile.1,
+                (step, 1) => step % SAME_PLACE == 0 && cols > 4 * tile.1,
                 (1, step) => {
                     let far = if p.m.saturating_mul(p.k) < MANY_PAGES { FAR } else { FAR / 2 };
                     step >= far && cols > 4 * tile.1
