@@ -299,7 +299,7 @@ unsafe fn tile<
     // the compiler adds a step from row to row, a chain as long as the multiplications take.
     let mut thirds = [a; ROWS.div_ceil(3)];
     each_row!(r < R {
-        if !UNIT && r % 3 == 0 {
+        if !UNIT && r.is_multiple_of(3) {
             thirds[r / 3] = a.wrapping_add(r * a_row);
         }
     });
@@ -342,7 +342,7 @@ unsafe fn tile<
                 }
             });
             each_row!(r < R {
-                if !UNIT && r % 3 == 0 || r == 0 {
+                if !UNIT && r.is_multiple_of(3) || r == 0 {
                     let next = thirds[r / 3].wrapping_add(block.a_col);
                     thirds[r / 3] = if UNIT { next } else { unknown(next) };
                 }

@@ -256,6 +256,7 @@ pub trait Vector: Copy + Send + Sync + 'static {
 
 /// The pointer given, of which the compiler then knows nothing but its value.
 #[inline(always)]
+#[allow(clippy::pointers_in_nomem_asm_block)] // nothing is read or written through it
 pub(crate) fn unknown<T>(at: *const T) -> *const T {
     #[allow(unused_mut)]
     let mut at = at;
