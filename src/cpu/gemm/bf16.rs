@@ -100,21 +100,28 @@ mod x86 {
 
         #[inline(always)]
         fn apart(f: impl FnOnce()) {
-            // SAFETY: only `block`, which has the instructions, gets here.
+            // SAFETY: only `block` gets here, whose caller has found the instructions.
             unsafe { with_pairs(f) }
         }
     }
 
+    /// A function for these instructions, with all that is inlined into it: `f` is `#[inline(always)]`.
     #[inline(never)]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c,bmi2")]
     fn with_pairs(f: impl FnOnce()) {
         f()
     }
 
-    #[inline(never)] // the tiles are compiled once
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c,bmi2")]
-    pub(super) fn block(block: Block<'_, f32>) {
-        tiles::<F32x1, Pairs>(&block);
+    /// # Safety
+    /// As [`super::block`].
+    pub(super) unsafe fn block(block: Block<'_, f32>) {
+        // SAFETY: handed through.
+        unsafe {
+            with_pairs(
+                #[inline(always)]
+                || tiles::<F32x1, Pairs>(&block),
+            )
+        };
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c,bmi2")]

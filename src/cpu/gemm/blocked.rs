@@ -93,8 +93,8 @@ impl Plan {
         let grid = Grid::new(p, count);
         let (rows, cols) = (grid.rows.min(p.m), grid.cols.min(p.n));
         // A enters element by element, so dense rows are as good as panels. More than a cache has
-        // ways are not when all of them want the same places in it. Columns far apart are worse: each step of k would meet another page, once for every
-        // panel of B.
+        // ways are not when all of them want the same places in it. Columns far apart are worse: each
+        // step of k would meet another page, once for every panel of B.
         let pack_a = p.by.packs()
             || match (p.a.row_stride, p.a.col_stride) {
                 (_, 1) if tile.0 <= WAYS => false,

@@ -15,9 +15,6 @@
 
 use crate::cpu::simd::{Kernel, LANES, Real, Vector, unknown};
 
-/// Rows of the tallest tile.
-const ROWS: usize = 14;
-
 /// One step of the sums: what is done with an element of A in every lane and a vector of B.
 pub(super) trait Step<V: Vector> {
     /// Whether both operands are always packed: the other tiles are then not compiled.
@@ -297,7 +294,7 @@ unsafe fn tile<
     let mut b = b;
     // Every third row of A by a pointer of its own, from which the next two are one and two steps away. Left to itself
     // the compiler adds a step from row to row, a chain as long as the multiplications take.
-    let mut thirds = [a; ROWS.div_ceil(3)];
+    let mut thirds = [a; R];
     each_row!(r < R {
         if !UNIT && r.is_multiple_of(3) {
             thirds[r / 3] = a.wrapping_add(r * a_row);
