@@ -4,7 +4,7 @@
 //! The bits are those of the product followed by the other operation.
 
 use super::binary::add_row;
-use super::gemm::{Epilogue, Mat, Piece, Precision, gemm_at};
+use super::gemm::{Elements, Epilogue, Factor, Piece, Precision, gemm_at};
 use super::simd::{Kernel, Real, Shared, Vector};
 use super::unary::{self, Unary};
 
@@ -12,11 +12,13 @@ use super::unary::{self, Unary};
 #[derive(Clone, Copy)]
 pub struct Operands<'a, T> {
     /// x
-    pub x: &'a [T],
+    pub x: Elements<'a, T>,
     /// W
-    pub w: &'a [T],
+    pub w: Elements<'a, T>,
     /// b
     pub bias: Option<&'a [T]>,
+    /// How exactly they are multiplied.
+    pub precision: Precision,
     /// Rows of x and of the outputs.
     pub rows: usize,
     /// What goes in.
@@ -27,10 +29,10 @@ pub struct Operands<'a, T> {
 
 impl<T: Real> Operands<'_, T> {
     /// `c = x Wᵀ + b`, and `then` with each piece of it.
-    fn product(&self, precision: Precision, c: &mut [T], then: impl Fn(Piece<T>) + Sync) {
-        let Operands { x, w, bias, rows, inner, out } = *self;
-        let x = Mat { data: x, row_stride: inner, col_stride: 1 };
-        let w = Mat { data: w, row_stride: 1, col_stride: inner };
+    fn product(&self, c: &mut [T], then: impl Fn(Piece<T>) + Sync) {
+        let Operands { x, w, bias, precision, rows, inner, out } = *self;
+        let x = Factor { data: x, row_stride: inner, col_stride: 1 };
+        let w = Factor { data: w, row_stride: 1, col_stride: inner };
         let then = Epilogue::Then(bias, &then);
         gemm_at(precision, c, out, x, w, rows, out, inner, false, then);
     }
@@ -40,14 +42,9 @@ impl<T: Real> Operands<'_, T> {
 ///
 /// # Panics
 /// When a slice is too short.
-pub fn forward_add<T: Real>(
-    precision: Precision,
-    y: &mut [T],
-    residual: &[T],
-    operands: Operands<'_, T>,
-) {
+pub fn forward_add<T: Real>(y: &mut [T], residual: &[T], operands: Operands<'_, T>) {
     let out = operands.out;
-    operands.product(precision, y, |y| T::dispatch(Add { y, residual, out }));
+    operands.product(y, |y| T::dispatch(Add { y, residual, out }));
 }
 
 /// Adds to a piece of the output what the residual has there.
@@ -74,15 +71,9 @@ impl<T: Real> Kernel<T> for Add<'_, T> {
 ///
 /// # Panics
 /// When a slice is too short.
-pub fn forward_then<T: Real>(
-    precision: Precision,
-    f: Unary,
-    y: &mut [T],
-    u: &mut [T],
-    operands: Operands<'_, T>,
-) {
+pub fn forward_then<T: Real>(f: Unary, y: &mut [T], u: &mut [T], operands: Operands<'_, T>) {
     let (out, y) = (operands.out, Shared::new(y));
-    operands.product(precision, u, |u| unary::forward_rows(f, Activated { y, u, out }));
+    operands.product(u, |u| unary::forward_rows(f, Activated { y, u, out }));
 }
 
 /// A piece of u, and where the same piece of y is.
@@ -116,12 +107,14 @@ mod tests {
         let [x, w, b, residual] = [rows * inner, out * inner, out, rows * out]
             .map(|n| narrow(&numbers(n, 1.0, n as u64)));
         let bias = biased.then_some(&b[..]);
-        let operands = Operands { x: &x, w: &w, bias, rows, inner, out };
+        let precision = Precision::Highest;
+        let (x, w) = (Elements::Own(&x[..]), Elements::Own(&w[..]));
+        let operands = Operands { x, w, bias, precision, rows, inner, out };
         let new = || vec![f32::NAN; rows * out];
         let (mut sum, mut u, mut y, mut plain) = (new(), new(), new(), new());
-        forward_add(Precision::Highest, &mut sum, &residual, operands);
-        forward_then(Precision::Highest, Unary::Gelu, &mut y, &mut u, operands);
-        operands.product(Precision::Highest, &mut plain, |_| {});
+        forward_add(&mut sum, &residual, operands);
+        forward_then(Unary::Gelu, &mut y, &mut u, operands);
+        operands.product(&mut plain, |_| {});
         let (mut plain_sum, mut plain_y) = (plain.clone(), new());
         add_assign(&mut plain_sum, &residual);
         unary::forward(Unary::Gelu, &mut plain_y, &plain);

@@ -11,35 +11,41 @@
 //! linear_add           y = x Wᵀ + b + r          dr = dy
 //! linear_gelu          u = x Wᵀ + b, y = gelu(u)  du = dy · gelu′(u), and on with du
 //! ```
+//!
+//! W may be bf16 beside an x of f32: half the memory, read as it is. What is bf16 is summed in f32 and rounded once, at
+//! the end; where x is bf16, products are those of [`Precision::Medium`], which lose nothing of it.
 
 use super::entry::{Entry, ErrorCase, Input, Sample};
-use super::{expect_shape, grads, rows_and_cols, same_dtype};
-use crate::autograd::{Context, Mode, record};
-use crate::cpu::gemm::{self, Epilogue, Mat};
+use super::{expect_shape, grads, precision_for, readable, rows_and_cols, same_device, same_dtype};
+use crate::autograd::{Context, record};
+use crate::cpu::gemm::{self, Epilogue, Factor, Precision};
 use crate::cpu::linear::{self as kernels, Operands};
 use crate::cpu::reduce::{self, Reduce};
 use crate::cpu::unary::{self, Unary};
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Device, Dims, Element, Tensor, for_float, kernel};
+use crate::tensor::{DType, Device, Dims, Element, Tensor, for_float, kernel, kernel_on};
 
 /// A row-major matrix with `$cols` columns, read as it is.
 macro_rules! plain {
     ($x:expr, $cols:expr) => {
-        Mat { data: $x.slice_ref(), row_stride: $cols, col_stride: 1 }
+        Factor { data: $x.slice_ref(), row_stride: $cols, col_stride: 1 }
     };
 }
 
 /// A row-major matrix with `$cols` columns, read as its transpose.
 macro_rules! flipped {
     ($x:expr, $cols:expr) => {
-        Mat { data: $x.slice_ref(), row_stride: 1, col_stride: $cols }
+        Factor { data: $x.slice_ref(), row_stride: 1, col_stride: $cols }
     };
 }
 
 /// Checks the operands of `name` and gives the shape of its output.
 #[track_caller]
 fn check(name: &'static str, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Dims> {
-    same_dtype(name, x, weight)?;
+    match (x.dtype(), weight.dtype()) {
+        (DType::F32, DType::BF16) => same_device(name, x, weight)?,
+        _ => same_dtype(name, x, weight)?,
+    }
     let &[out, inner] = weight.shape() else {
         return Err(Error::op(name, format!("weight {:?} is not a matrix", weight.shape())));
     };
@@ -61,11 +67,12 @@ fn check(name: &'static str, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>)
     Ok(shape)
 }
 
-/// Operands as the kernels read them.
+/// Operands as the kernels read them: x and W in the type of the sums or in bf16, the bias in that of the sums.
 struct Call {
     x: Tensor,
     w: Tensor,
     bias: Option<Tensor>,
+    precision: Precision,
     rows: usize,
     inner: usize,
     out: usize,
@@ -76,14 +83,21 @@ impl Call {
     fn new(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Call> {
         let (rows, _) = rows_and_cols(x.shape());
         let (out, inner) = (weight.shape()[0], weight.shape()[1]);
-        let bias = bias.map(Tensor::packed).transpose()?;
-        Ok(Call { x: x.packed()?, w: weight.packed()?, bias, rows, inner, out })
+        let bias = bias.map(|b| b.cast(b.dtype().summed_in())).transpose()?;
+        let (x, w, precision) =
+            (readable(x)?.packed()?, readable(weight)?.packed()?, precision_for(x));
+        Ok(Call { x, w, bias, precision, rows, inner, out })
+    }
+
+    /// Room for outputs of this shape, before they are rounded to the type of x.
+    fn output(&self, shape: &[usize]) -> Result<Tensor> {
+        Tensor::empty_on(shape, self.x.dtype().summed_in(), self.x.device())
     }
 
     fn operands<T: Element>(&self) -> Operands<'_, T> {
         let (x, w) = (self.x.slice_ref(), self.w.slice_ref());
-        let bias = self.bias.as_ref().map(Tensor::slice_ref);
-        Operands { x, w, bias, rows: self.rows, inner: self.inner, out: self.out }
+        let (bias, precision) = (self.bias.as_ref().map(Tensor::slice_ref), self.precision);
+        Operands { x, w, bias, precision, rows: self.rows, inner: self.inner, out: self.out }
     }
 
     /// Of the product alone.
@@ -92,33 +106,17 @@ impl Call {
     }
 }
 
-/// 16-bit operands in `f32`, in which they are computed; the result is rounded once, at the end.
-#[track_caller]
-fn wide(
-    x: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-) -> Result<(Tensor, Tensor, Option<Tensor>)> {
-    let bias = bias.map(|b| b.to_dtype(DType::F32)).transpose()?;
-    Ok((x.to_dtype(DType::F32)?, weight.to_dtype(DType::F32)?, bias))
-}
-
 /// `x Wᵀ + b`: x `[…, in]`, weight `[out, in]`, bias `[out]`.
 ///
 /// # Errors
-/// When the shapes do not fit, dtypes differ, or for `u32`.
+/// When the shapes do not fit, dtypes differ (but for a weight in bf16 beside an x in f32), or for `u32`.
 #[track_caller]
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let shape = check("linear", x, weight, bias)?;
-    if x.dtype().is_half() {
-        let (x32, w, b) = wide(x, weight, bias)?;
-        return linear(&x32, &w, b.as_ref())?.to_dtype(x.dtype());
-    }
     let call = Call::new(x, weight, bias)?;
-    let Call { rows, inner, out, .. } = call;
-    let mut y = x.new_empty(&shape)?;
-    let precision = Mode::current().precision;
-    kernel!("linear", x, T => {
+    let Call { rows, inner, out, precision, .. } = call;
+    let mut y = call.output(&shape)?;
+    kernel!("linear", y, T => {
         let epilogue = call.bias.as_ref().map_or(Epilogue::None, |b| Epilogue::Bias(b.slice_ref()));
         let (x, w) = (plain!(call.x, inner), flipped!(call.w, inner));
         gemm::gemm_at::<T>(precision, y.slice_mut(), out, x, w, rows, out, inner, false, epilogue)
@@ -130,9 +128,9 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
         .flops(call.flops())
         .backward(|mut ctx, dy| {
             let bias = ctx.needs.get(2) == Some(&true);
-            grads(backward(&mut ctx, &dy.packed()?, bias)?)
+            grads(backward(&mut ctx, &dy, dy.dtype(), bias)?)
         })
-        .output(y)
+        .output(y.cast(x.dtype())?)
 }
 
 /// `x Wᵀ + b + residual`, the end of a branch that leads around a residual stream: residual and output `[…, out]`.
@@ -149,18 +147,13 @@ pub fn linear_add(
     let shape = check("linear_add", x, weight, bias)?;
     same_dtype("linear_add", x, residual)?;
     expect_shape("linear_add", "residual", residual, &shape)?;
-    if x.dtype().is_half() {
-        let ((x32, w, b), r) = (wide(x, weight, bias)?, residual.to_dtype(DType::F32)?);
-        return linear_add(&x32, &w, b.as_ref(), &r)?.to_dtype(x.dtype());
-    }
     if x.device() != Device::Cpu {
         return residual.add(&linear(x, weight, bias)?);
     }
-    let (call, r) = (Call::new(x, weight, bias)?, residual.packed()?);
-    let mut y = x.new_empty(&shape)?;
-    let precision = Mode::current().precision;
-    for_float!("linear_add", x.dtype(), T => {
-        kernels::forward_add::<T>(precision, y.slice_mut(), r.slice_ref(), call.operands())
+    let (call, r) = (Call::new(x, weight, bias)?, residual.cast(x.dtype().summed_in())?);
+    let mut y = call.output(&shape)?;
+    for_float!("linear_add", y.dtype(), T => {
+        kernels::forward_add::<T>(y.slice_mut(), r.slice_ref(), call.operands())
     });
     let mut inputs: smallvec::SmallVec<[&Tensor; 4]> = smallvec::smallvec![x, weight, residual];
     inputs.extend(bias);
@@ -168,12 +161,12 @@ pub fn linear_add(
         .save(&[&call.x, &call.w])
         .flops(call.flops())
         .backward(|mut ctx, dy| {
-            let (dy, bias) = (dy.packed()?, ctx.needs.get(3) == Some(&true));
+            let bias = ctx.needs.get(3) == Some(&true);
             let dr = ctx.needs[2].then(|| dy.clone());
-            let [dx, dw, db] = backward(&mut ctx, &dy, bias)?;
+            let [dx, dw, db] = backward(&mut ctx, &dy, dy.dtype(), bias)?;
             grads([dx, dw, dr, db])
         })
-        .output(y)
+        .output(y.cast(x.dtype())?)
 }
 
 /// `gelu(x Wᵀ + b)`, by GELU's `tanh` form or by the error function: the first half of a feed-forward layer.
@@ -188,20 +181,15 @@ pub fn linear_gelu(
     tanh: bool,
 ) -> Result<Tensor> {
     let shape = check("linear_gelu", x, weight, bias)?;
-    if x.dtype().is_half() {
-        let (x32, w, b) = wide(x, weight, bias)?;
-        return linear_gelu(&x32, &w, b.as_ref(), tanh)?.to_dtype(x.dtype());
-    }
     if x.device() != Device::Cpu {
         let u = linear(x, weight, bias)?;
         return if tanh { u.gelu_tanh() } else { u.gelu() };
     }
     let call = Call::new(x, weight, bias)?;
-    let (mut y, mut u) = (x.new_empty(&shape)?, x.new_empty(&shape)?);
-    let precision = Mode::current().precision;
-    for_float!("linear_gelu", x.dtype(), T => {
+    let (mut y, mut u) = (call.output(&shape)?, call.output(&shape)?);
+    for_float!("linear_gelu", y.dtype(), T => {
         let (y, u) = (y.slice_mut(), u.slice_mut());
-        kernels::forward_then::<T>(precision, gelu(tanh), y, u, call.operands())
+        kernels::forward_then::<T>(gelu(tanh), y, u, call.operands())
     });
     let mut inputs: smallvec::SmallVec<[&Tensor; 3]> = smallvec::smallvec![x, weight];
     inputs.extend(bias);
@@ -210,35 +198,39 @@ pub fn linear_gelu(
         .ints(&[tanh as usize])
         .flops(call.flops())
         .backward(|mut ctx, dy| {
-            let (dy_packed, u) = (dy.packed()?, ctx.take(2)?);
+            let (u, to) = (ctx.take(2)?, dy.dtype());
+            let wide = dy.cast(u.dtype())?;
             drop(dy);
             let (op, bias) = (gelu(ctx.ints[0] == 1), ctx.needs.get(2) == Some(&true));
-            let mut du = dy_packed.new_empty(dy_packed.shape())?;
+            let mut du = wide.new_empty(wide.shape())?;
             for_float!("linear_gelu", du.dtype(), T => {
-                unary::backward::<T>(op, du.slice_mut(), dy_packed.slice_ref(), u.slice_ref(), &[])
+                unary::backward::<T>(op, du.slice_mut(), wide.slice_ref(), u.slice_ref(), &[])
             });
-            drop((dy_packed, u));
-            grads(backward(&mut ctx, &du, bias)?)
+            drop((wide, u));
+            grads(backward(&mut ctx, &du, to, bias)?)
         })
-        .output(y)
+        .output(y.cast(x.dtype())?)
 }
 
 fn gelu(tanh: bool) -> Unary {
     if tanh { Unary::GeluTanh } else { Unary::Gelu }
 }
 
-/// `[dx, dW, db]` of `x Wᵀ + b` where they are needed, for a contiguous dy; x and W are the first that are saved and
-/// the first two inputs.
-fn backward(ctx: &mut Context, dy: &Tensor, bias: bool) -> Result<[Option<Tensor>; 3]> {
-    let (x, w) = (ctx.take(0)?, ctx.take(1)?);
+/// `[dx, dW, db]` of `x Wᵀ + b` where they are needed, in the type of x, which is `to`, or that of a W in bf16; x and W
+/// are the first that are saved and the first two inputs.
+fn backward(ctx: &mut Context, dy: &Tensor, to: DType, bias: bool) -> Result<[Option<Tensor>; 3]> {
+    let (x, w, dy) = (ctx.take(0)?, ctx.take(1)?, readable(dy)?.packed()?);
     let (out, inner) = (w.shape()[0], w.shape()[1]);
     let (rows, _) = rows_and_cols(x.shape());
-    let fresh = |needed: bool, shape: &[usize]| needed.then(|| dy.new_empty(shape)).transpose();
+    let sums = dy.dtype().summed_in();
+    let fresh = |needed: bool, shape: &[usize]| {
+        needed.then(|| Tensor::empty_on(shape, sums, dy.device())).transpose()
+    };
     let mut dx = fresh(ctx.needs[0], x.shape())?;
     let mut dw = fresh(ctx.needs[1], w.shape())?;
     let mut db = fresh(bias, &[out])?;
-    let precision = Mode::current().precision;
-    kernel!("linear", dy, T => {
+    let precision = precision_for(&x);
+    kernel_on!("linear", dy.device(), sums, T => {
         if let Some(dx) = &mut dx {
             let (dy, w) = (plain!(dy, out), plain!(w, inner));
             gemm::gemm_at::<T>(precision, dx.slice_mut(), inner, dy, w, rows, inner, out, false, Epilogue::None);
@@ -248,10 +240,13 @@ fn backward(ctx: &mut Context, dy: &Tensor, bias: bool) -> Result<[Option<Tensor
             gemm::gemm_at::<T>(precision, dw.slice_mut(), inner, dy, x, out, inner, rows, false, Epilogue::None);
         }
         if let Some(db) = &mut db {
+            let dy = dy.cast(sums)?;
             reduce::forward::<T>(Reduce::Sum, db.slice_mut(), None, dy.slice_ref(), 1, rows, out);
         }
     });
-    Ok([dx, dw, db])
+    let w_to = if w.dtype() == DType::BF16 { DType::BF16 } else { to };
+    let as_input = |grad: Option<Tensor>, to| grad.map(|grad| grad.cast(to)).transpose();
+    Ok([as_input(dx, to)?, as_input(dw, w_to)?, as_input(db, to)?])
 }
 
 fn float(shape: &[usize]) -> Input {

@@ -7,14 +7,14 @@
 //! dB = Aᵀ dC        [k, m] · [m, n]
 //! ```
 //!
-//! Transposed and other strided matrices are read where they lie. A matrix `B` shared by a whole batch
+//! Transposed and other strided matrices are read where they lie, bf16 as bf16: products of it are summed in f32 and
+//! rounded once. A matrix `B` shared by a whole batch
 //! makes one tall product of it: `[…, m, k] · [k, n] = […·m, k] · [k, n]`.
 
 use super::entry::{Entry, ErrorCase, Input, Sample};
-use super::grads;
-use super::same_dtype;
-use crate::autograd::{Mode, record};
-use crate::cpu::gemm::{self, Mat};
+use super::{grads, precision_for, readable, same_dtype};
+use crate::autograd::record;
+use crate::cpu::gemm::{self, Factor};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Dims, Tensor, broadcast_shapes, kernel};
 
@@ -51,23 +51,23 @@ fn refuse(a: &Tensor, b: &Tensor, why: &str) -> Error {
     Error::op("matmul", format!("{:?} × {:?}: {why}", a.shape(), b.shape()))
 }
 
-/// The product without history.
+/// The product without history, in the type that it is summed in.
 #[track_caller]
 fn product(a: &Tensor, b: &Tensor, batch: &[usize]) -> Result<Tensor> {
     let (m, k, n) = (a.shape()[a.rank() - 2], a.shape()[a.rank() - 1], b.shape()[b.rank() - 1]);
     let shape: Dims = batch.iter().copied().chain([m, n]).collect();
-    let mut c = a.new_empty(&shape)?;
+    let (a, b) = (&readable(a)?, &readable(b)?);
+    let mut c = Tensor::empty_on(&shape, a.dtype().summed_in(), a.device())?;
     if b.rank() == 2
         && let Some(tall) = a.layout().reshape(&[a.numel() / k.max(1), k])
         && k > 0
     {
         let rows = tall.shape[0];
         let a_strides = (tall.strides[0], tall.strides[1]);
-        let precision = Mode::current().precision;
-        kernel!("matmul", a, T => gemm::gemm_at::<T>(
-            precision, c.slice_mut(), n,
-            Mat { data: a.strided_ref(), row_stride: a_strides.0, col_stride: a_strides.1 },
-            Mat { data: b.strided_ref(), row_stride: b.strides()[0], col_stride: b.strides()[1] },
+        kernel!("matmul", c, T => gemm::gemm_at::<T>(
+            precision_for(a), c.slice_mut(), n,
+            Factor { data: a.strided_ref(), row_stride: a_strides.0, col_stride: a_strides.1 },
+            Factor { data: b.strided_ref(), row_stride: b.strides()[0], col_stride: b.strides()[1] },
             rows, n, k, false, gemm::Epilogue::None
         ));
         return Ok(c);
@@ -76,8 +76,8 @@ fn product(a: &Tensor, b: &Tensor, batch: &[usize]) -> Result<Tensor> {
     let (a, b) = (Stack::new(a, batch)?, Stack::new(b, batch)?);
     kernel!("matmul", c, T => gemm::gemm_batched::<T>(
         c.slice_mut(), m * n, n,
-        Mat { data: a.tensor.strided_ref(), row_stride: a.strides[1], col_stride: a.strides[2] }, a.strides[0],
-        Mat { data: b.tensor.strided_ref(), row_stride: b.strides[1], col_stride: b.strides[2] }, b.strides[0],
+        Factor { data: a.tensor.strided_ref(), row_stride: a.strides[1], col_stride: a.strides[2] }, a.strides[0],
+        Factor { data: b.tensor.strided_ref(), row_stride: b.strides[1], col_stride: b.strides[2] }, b.strides[0],
         count, m, n, k, false
     ));
     Ok(c)
@@ -99,10 +99,6 @@ impl Tensor {
     pub fn matmul(&self, other: &Tensor) -> Result<Tensor> {
         let (a, b) = (self, other);
         same_dtype("matmul", a, b)?;
-        if a.dtype().is_half() {
-            let (a32, b32) = (a.to_dtype(DType::F32)?, b.to_dtype(DType::F32)?);
-            return a32.matmul(&b32)?.to_dtype(a.dtype());
-        }
         match (a.rank(), b.rank()) {
             (0, _) | (_, 0) => return Err(refuse(a, b, "a scalar is not a matrix; use mul")),
             (1, _) if b.rank() > 1 => return a.unsqueeze(0)?.matmul(b)?.squeeze(-2),
@@ -131,7 +127,9 @@ impl Tensor {
                 let (a, b) = (ctx.take(0)?, ctx.take(1)?);
                 let batch = &dc.shape()[..dc.rank() - 2];
                 let da = match ctx.needs[0] {
-                    true => Some(product(&dc, &transposed(&b), batch)?.sum_to(a.shape())?),
+                    true => Some(
+                        product(&dc, &transposed(&b), batch)?.sum_to(a.shape())?.cast(a.dtype())?,
+                    ),
                     false => None,
                 };
                 let db = match ctx.needs[1] {
@@ -140,14 +138,16 @@ impl Tensor {
                         let rows = dc.numel() / dc.shape()[dc.rank() - 1].max(1);
                         let tall_a = a.reshape([rows, a.shape()[a.rank() - 1]])?;
                         let tall_dc = dc.reshape([rows, dc.shape()[dc.rank() - 1]])?;
-                        Some(product(&transposed(&tall_a), &tall_dc, &[])?)
+                        Some(product(&transposed(&tall_a), &tall_dc, &[])?.cast(b.dtype())?)
                     }
-                    true => Some(product(&transposed(&a), &dc, batch)?.sum_to(b.shape())?),
+                    true => Some(
+                        product(&transposed(&a), &dc, batch)?.sum_to(b.shape())?.cast(b.dtype())?,
+                    ),
                     false => None,
                 };
                 grads([da, db])
             })
-            .output(c)
+            .output(c.cast(a.dtype())?)
     }
 }
 

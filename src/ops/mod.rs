@@ -61,9 +61,10 @@ pub use scaled_dot_product_attention::{
 };
 pub use where_::where_;
 
-use crate::autograd::Grads;
+use crate::autograd::{Grads, Mode};
+use crate::cpu::gemm::Precision;
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, Device, Tensor};
 use smallvec::smallvec;
 
 /// Gradients for the inputs of a rule, in order.
@@ -82,6 +83,20 @@ fn one_summed(dy: Tensor, rule: impl FnOnce(Tensor) -> Result<Tensor>) -> Result
     let dtype = dy.dtype();
     let dy = if dtype.is_half() { dy.cast(DType::F32)? } else { dy.packed()? };
     one(rule(dy)?.cast(dtype)?)
+}
+
+/// `x` without history, in a type in which products read it: f32, f64, and bf16 on a CPU.
+fn readable(x: &Tensor) -> Result<Tensor> {
+    let as_it_is = !x.dtype().is_half() || x.dtype() == DType::BF16 && x.device() == Device::Cpu;
+    if as_it_is { Ok(x.detach()) } else { x.cast(DType::F32) }
+}
+
+/// How exactly products with `x` are computed: as the mode says, but what is bf16 loses nothing by being rounded to it.
+fn precision_for(x: &Tensor) -> Precision {
+    match x.dtype() {
+        DType::BF16 => Precision::Medium,
+        _ => Mode::current().precision,
+    }
 }
 
 /// Refuses two inputs on different devices.

@@ -56,7 +56,13 @@ macro_rules! for_any {
 /// [`crate::cpu`] or of `crate::cuda`. `$T` is the element type, `f32` or `f64` (a GPU computes in `f32` alone).
 macro_rules! kernel {
     ($op:expr, $x:expr, $T:ident => $body:expr) => {
-        match ($x.device(), $x.dtype()) {
+        $crate::tensor::kernel_on!($op, $x.device(), $x.dtype(), $T => $body)
+    };
+}
+/// As [`kernel!`], on `$device` in `$dtype`.
+macro_rules! kernel_on {
+    ($op:expr, $device:expr, $dtype:expr, $T:ident => $body:expr) => {
+        match ($device, $dtype) {
             #[cfg(feature = "cuda")]
             ($crate::tensor::Device::Cuda(_), $crate::tensor::DType::F32) => {
                 #[allow(unused_imports)]
@@ -90,4 +96,4 @@ macro_rules! kernel_any {
     };
 }
 
-pub(crate) use {for_any, for_float, kernel, kernel_any};
+pub(crate) use {for_any, for_float, kernel, kernel_any, kernel_on};

@@ -54,6 +54,11 @@ impl DType {
     pub fn is_half(self) -> bool {
         matches!(self, DType::BF16 | DType::F16)
     }
+
+    /// The type that sums over this one are kept in.
+    pub(crate) fn summed_in(self) -> DType {
+        if self.is_half() { DType::F32 } else { self }
+    }
 }
 
 impl std::fmt::Display for DType {

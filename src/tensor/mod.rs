@@ -19,7 +19,7 @@ pub use storage::{
     MemoryStats, memory_stats, poison_fresh_buffers, release_free_memory, reset_peak,
 };
 
-pub(crate) use dispatch::{for_any, for_float, kernel, kernel_any};
+pub(crate) use dispatch::{for_any, for_float, kernel, kernel_any, kernel_on};
 pub(crate) use history::{History, Tracked};
 pub(crate) use layout::{Layout, broadcast_shapes, checked_numel};
 

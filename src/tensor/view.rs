@@ -4,7 +4,8 @@
 //! so that one call reads the same for either device.
 
 use super::Tensor;
-use super::dtype::Element;
+use super::dtype::{DType, Element};
+use crate::cpu::gemm::Elements;
 
 /// Elements to read: `len` of them from element `from` of the buffer.
 pub(crate) trait View<'a>: Sized {
@@ -25,6 +26,15 @@ impl<'a, E: Element> View<'a> for &'a [E] {
             return &[]; // an empty view may begin beyond the end of its buffer
         }
         &tensor.storage.as_slice()[from..][..len]
+    }
+}
+
+impl<'a, E: Element> View<'a> for Elements<'a, E> {
+    fn of(tensor: &'a Tensor, from: usize, len: usize) -> Self {
+        match tensor.dtype {
+            DType::BF16 => Elements::Bf16(View::of(tensor, from, len)),
+            _ => Elements::Own(View::of(tensor, from, len)),
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What multiplies and adds inside a block: it decides how operands are packed, and the bits.
 
+use super::factor::Start;
 use super::micro::{Block, block, tile_size};
 use super::pack::{Operand, Source, pack};
 use super::tiles::{self, Parts};
@@ -116,7 +117,7 @@ impl Arithmetic {
     pub(super) unsafe fn pack<T: Real>(
         self,
         dst: &mut [T],
-        source: Source<T>,
+        source: Source<Start<T>>,
         width: usize,
         operand: Operand,
     ) {
@@ -137,7 +138,12 @@ impl Arithmetic {
     /// # Safety
     /// As [`micro::block`](super::micro::block), with operands that this arithmetic has packed, from sources that
     /// can still be read.
-    pub(super) unsafe fn block<T: Real>(self, operands: Block<'_, T>, a: Source<T>, b: Source<T>) {
+    pub(super) unsafe fn block<T: Real>(
+        self,
+        operands: Block<'_, T>,
+        a: Source<Start<T>>,
+        b: Source<Start<T>>,
+    ) {
         // SAFETY: handed through.
         unsafe {
             match self {

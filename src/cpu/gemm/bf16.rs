@@ -13,6 +13,7 @@
 //! Where it is missing the f32 product is computed, which is as fast there; so it is on Intel's processors, which
 //! do one `vdpbf16ps` in the time of four fused multiply-adds (theirs are for AMX's tiles).
 
+use super::factor::{Start, stored};
 use super::micro::Block;
 use super::pack::Source;
 use crate::cpu::simd::Real;
@@ -39,13 +40,14 @@ pub(super) fn pays<T: Real>() -> bool {
 ///
 /// # Safety
 /// All lanes and k of `source` can be read, and the instructions are [`available`].
-pub(super) unsafe fn pack<T: Real>(dst: &mut [T], source: Source<T>, width: usize) {
+pub(super) unsafe fn pack<T: Real>(dst: &mut [T], source: Source<Start<T>>, width: usize) {
     let size = super::pack::size(source.lanes, source.k.div_ceil(2), width);
     assert!(dst.len() >= size, "panels need more room");
     #[cfg(target_arch = "x86_64")]
     {
+        let source = source.cast::<f32>();
         // SAFETY: T is f32 and the instructions are there, handed through with the rest.
-        unsafe { x86::pack(bytemuck::cast_slice_mut(dst), source.cast(), width) };
+        stored!(source, source => unsafe { x86::pack(bytemuck::cast_slice_mut(dst), source, width) });
     }
     #[cfg(not(target_arch = "x86_64"))]
     unreachable!("no products of bf16 here")
@@ -77,7 +79,7 @@ mod x86 {
 
     use super::super::micro::{Block, Step, tiles};
     use super::super::pack::{Rows, Source, each_group, each_row, fill, look_ahead};
-    use crate::cpu::simd::{F32x1, LANES, Vector, inlined};
+    use crate::cpu::simd::{F32x1, LANES, Stored, Vector, inlined};
 
     /// A step of two k: the lanes are pairs.
     struct Pairs;
@@ -125,7 +127,7 @@ mod x86 {
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c,bmi2")]
-    pub(super) fn pack(dst: &mut [f32], source: Source<f32>, width: usize) {
+    pub(super) fn pack<S: Stored<f32>>(dst: &mut [f32], source: Source<*const S>, width: usize) {
         let deep = source.k.div_ceil(2);
         if source.lane == 1 {
             let row = inlined(
@@ -135,7 +137,7 @@ mod x86 {
                         return F32x1::zero();
                     }
                     // SAFETY: row k has these lanes side by side.
-                    unsafe { look_ahead::<F32x1>(&source, k, first, lanes) }
+                    unsafe { look_ahead::<F32x1, S>(&source, k, first, lanes) }
                 },
             );
             let read = inlined(
@@ -180,7 +182,7 @@ mod x86 {
 
     /// Steps everywhere.
     #[inline(always)]
-    fn gather(mut rows: Rows<'_, f32>, group: Source<f32>) {
+    fn gather<S: Stored<f32>>(mut rows: Rows<'_, f32>, group: Source<*const S>) {
         let row = inlined(
             #[inline(always)]
             |k: usize| {
@@ -188,7 +190,7 @@ mod x86 {
                 for (lane, x) in lanes.iter_mut().enumerate().take(group.lanes) {
                     if k < group.k {
                         // SAFETY: a lane and a k of the group.
-                        *x = unsafe { *group.data.add(k * group.step + lane * group.lane) };
+                        *x = unsafe { *group.data.add(k * group.step + lane * group.lane) }.widen();
                     }
                 }
                 F32x1::from_array(lanes)
@@ -201,7 +203,7 @@ mod x86 {
 
     /// Each lane dense along k: 32 k of sixteen lanes are a square of pairs.
     #[inline(always)]
-    fn transpose(mut rows: Rows<'_, f32>, group: Source<f32>) {
+    fn transpose<S: Stored<f32>>(mut rows: Rows<'_, f32>, group: Source<*const S>) {
         for from in (0..group.k).step_by(2 * LANES) {
             let depth = (2 * LANES).min(group.k - from);
             let mut square = [F32x1::zero(); LANES];
@@ -212,17 +214,16 @@ mod x86 {
                 }
                 let data = group.data.wrapping_add(lane * group.lane + from);
                 let next = data.wrapping_add(group.lanes * group.lane);
-                F32x1::prefetch(next);
-                F32x1::prefetch(next.wrapping_add(LANES));
+                F32x1::prefetch(next.cast());
+                F32x1::prefetch(next.wrapping_add(LANES).cast());
                 // SAFETY: `depth` elements of this lane follow each other; the instructions are those of
                 // `pack`, into which this is inlined.
                 square[lane] = F32x1(unsafe {
-                    let (low, high) = if depth == 2 * LANES {
-                        (F32x1::load_ptr(data), F32x1::load_ptr(data.add(LANES)))
+                    let (low, high): (F32x1, F32x1) = if depth == 2 * LANES {
+                        (S::load(data), S::load(data.add(LANES)))
                     } else {
-                        let all = std::slice::from_raw_parts(data, depth);
-                        let (low, high) = all.split_at(depth.min(LANES));
-                        (F32x1::load_part(low), F32x1::load_part(high))
+                        let first = depth.min(LANES);
+                        (S::load_part(data, first), S::load_part(data.add(first), depth - first))
                     };
                     let both = _mm512_cvtne2ps_pbh(high.0, low.0);
                     std::mem::transmute::<__m512bh, __m512>(both)
@@ -267,8 +268,8 @@ mod tests {
         let product = || {
             let mut c = vec![0.0f32; m * n];
             let mat = |data, row_stride| Mat { data, row_stride, col_stride: 1 };
-            let (a, b, none) = ((mat(&a, k), 0), (mat(&b, n), 0), Epilogue::None);
-            product(in_pairs(), &mut c, 0, n, a, b, 1, m, n, k, false, none);
+            let (a, b, none) = (mat(&a, k).into(), mat(&b, n).into(), Epilogue::None);
+            product(in_pairs(), &mut c, 0, n, (a, 0), (b, 0), 1, m, n, k, false, none);
             c
         };
         let mut first = Vec::new();

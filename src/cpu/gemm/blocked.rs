@@ -3,7 +3,7 @@
 use super::arithmetic::Arithmetic;
 use super::micro::Block;
 use super::pack::{Operand, Source};
-use super::{Mat, NB, PIECE, Product};
+use super::{Elements, Factor, NB, PIECE, Product};
 use crate::cpu::simd::{LANES, Real, Shared};
 use crate::cpu::{scratch, threads};
 
@@ -96,6 +96,7 @@ impl Plan {
         // ways are not when all of them want the same places in it. Columns far apart are worse: each
         // step of k would meet another page, once for every panel of B.
         let pack_a = p.by.packs()
+            || p.a.is_bf16()
             || match (p.a.row_stride, p.a.col_stride) {
                 (_, 1) if tile.0 <= WAYS => false,
                 (step, 1) => step % SAME_PLACE == 0 && cols > 4 * tile.1,
@@ -107,7 +108,8 @@ impl Plan {
             };
         // B is packed unless few panels of A come by to use it, or it is close at hand anyway.
         let near = p.b.row_stride.saturating_mul(p.k) <= SMALL;
-        let pack_b = p.by.packs() || p.b.col_stride != 1 || rows > 4 * tile.0 && !near;
+        let as_it_lies = p.b.col_stride == 1 && !p.b.is_bf16();
+        let pack_b = p.by.packs() || !as_it_lies || rows > 4 * tile.0 && !near;
         let together =
             count == 1 && work >= p.by.packs_together_from() && p.n.saturating_mul(p.k) <= SHARED;
         Plan { grid, tile, pack_a, pack_b, share_b: pack_b && grid.down > 1 && together }
@@ -152,7 +154,7 @@ pub(super) fn run<'a, T: Real>(count: usize, item: &(impl Fn(usize) -> Product<'
 fn pack_all<T: Real>(
     by: Arithmetic,
     dst: &mut [T],
-    b: Mat<'_, T>,
+    b: Factor<'_, T>,
     (n, k): (usize, usize),
     width: usize,
 ) {
@@ -163,7 +165,7 @@ fn pack_all<T: Real>(
     let out = Shared::new(dst);
     threads::for_each(pieces * k.div_ceil(depth), n.saturating_mul(k), |t| {
         let (from, first) = (t / pieces * depth, t % pieces * lanes);
-        let data = b.data.as_ptr().wrapping_add(from * b.row_stride + first * b.col_stride);
+        let data = b.data.start().plus(from * b.row_stride + first * b.col_stride);
         let (lane, step) = (b.col_stride, b.row_stride);
         let (lanes, k) = (lanes.min(n - first), depth.min(k - from));
         let at = t / pieces * block + first / width * by.panel(width, k);
@@ -200,18 +202,18 @@ fn part<T: Real>(
         while from == 0 || from < p.k {
             let depth = most.min(p.k - from);
             let panels = (by.panel(tile.0, depth), by.panel(tile.1, depth));
-            let a = p.a.data.as_ptr().wrapping_add(i * p.a.row_stride + from * p.a.col_stride);
+            let a = p.a.data.start().plus(i * p.a.row_stride + from * p.a.col_stride);
             let (a_lane, a_step) = (p.a.row_stride, p.a.col_stride);
             let of_a = Source { data: a, lane: a_lane, step: a_step, lanes: rows, k: depth };
             if a_room > 0 {
                 // SAFETY: these rows and k are inside A, as `product` has checked.
                 unsafe { by.pack(packed_a, of_a, tile.0, Operand::A) };
             }
-            let a = if pack_a { packed_a.as_ptr() } else { a };
+            let a = if pack_a { packed_a.as_ptr() } else { a.own() };
             for at in (0..cols).step_by(NB) {
                 let width = NB.min(cols - at);
                 let j = j + at;
-                let b = p.b.data.as_ptr().wrapping_add(from * p.b.row_stride + j * p.b.col_stride);
+                let b = p.b.data.start().plus(from * p.b.row_stride + j * p.b.col_stride);
                 let (b_lane, b_step) = (p.b.col_stride, p.b.row_stride);
                 let of_b = Source { data: b, lane: b_lane, step: b_step, lanes: width, k: depth };
                 if b_room > 0 && at % wide == 0 {
@@ -225,7 +227,7 @@ fn part<T: Real>(
                 } else if pack_b {
                     packed_b[at % wide / tile.1 * panels.1..].as_ptr()
                 } else {
-                    b
+                    b.own()
                 };
                 let last = from + depth == p.k;
                 let operands = Block {
@@ -267,8 +269,10 @@ pub(super) fn double<T: Real>(p: &Product<'_, T>) {
     let strides = |row: usize, col: usize| (row as isize, col as isize);
     let (a_row, a_col) = strides(p.a.row_stride, p.a.col_stride);
     let (b_row, b_col) = strides(p.b.row_stride, p.b.col_stride);
-    let a: &[f64] = bytemuck::cast_slice(p.a.data);
-    let b: &[f64] = bytemuck::cast_slice(p.b.data);
+    let (Elements::Own(a), Elements::Own(b)) = (p.a.data, p.b.data) else {
+        unreachable!("f64 is multiplied by f64")
+    };
+    let (a, b): (&[f64], &[f64]) = (bytemuck::cast_slice(a), bytemuck::cast_slice(b));
     let c = p.c.pointer(p.at);
     let beta = if p.accumulate { 1.0 } else { 0.0 };
     // SAFETY: `product` has checked all three matrices against their slices, and T is f64 (the casts

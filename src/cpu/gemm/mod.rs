@@ -42,6 +42,7 @@
 mod arithmetic;
 mod bf16;
 mod blocked;
+mod factor;
 mod micro;
 mod pack;
 mod panels;
@@ -62,6 +63,7 @@ use arithmetic::Arithmetic;
 
 use super::simd::{Real, Shared};
 
+pub use factor::{Elements, Factor};
 pub use yardstick::matrixmultiply;
 
 pub(crate) use pack::Operand;
@@ -97,13 +99,21 @@ pub struct Mat<'a, T> {
 impl<T> Mat<'_, T> {
     /// Panics unless a matrix of `rows` × `cols` at each of `count` offsets is inside the slice.
     fn check(&self, name: &str, (count, offset): (usize, usize), rows: usize, cols: usize) {
-        let end = extent(&[(count, offset), (rows, self.row_stride), (cols, self.col_stride)]);
-        assert!(
-            end <= self.data.len(),
-            "{name}: {count} × [{rows}, {cols}] ends at {end}, the slice at {}",
-            self.data.len()
-        );
+        let strides = (self.row_stride, self.col_stride);
+        check(name, self.data.len(), strides, (count, offset), (rows, cols));
     }
+}
+
+/// Panics unless a matrix of `rows` × `cols` at each of `count` offsets ends within `len`.
+fn check(
+    name: &str,
+    len: usize,
+    (row_stride, col_stride): (usize, usize),
+    (count, offset): (usize, usize),
+    (rows, cols): (usize, usize),
+) {
+    let end = extent(&[(count, offset), (rows, row_stride), (cols, col_stride)]);
+    assert!(end <= len, "{name}: {count} × [{rows}, {cols}] ends at {end}, the slice at {len}");
 }
 
 /// One past the last element that these (count, stride) reach; 0 when there is none.
@@ -221,16 +231,16 @@ pub fn gemm<T: Real>(
     gemm_at(Precision::Highest, c, ldc, a, b, m, n, k, accumulate, epilogue);
 }
 
-/// As [`gemm`], as exactly as `precision` says.
+/// As [`gemm`], as exactly as `precision` says, of [`Mat`]s or [`Factor`]s.
 ///
 /// # Panics
-/// When a slice is too short for its shape and strides.
-pub fn gemm_at<T: Real>(
+/// When a slice is too short for its shape and strides; for factors in bf16 in a product of f64.
+pub fn gemm_at<'a, T: Real>(
     precision: Precision,
     c: &mut [T],
     ldc: usize,
-    a: Mat<'_, T>,
-    b: Mat<'_, T>,
+    a: impl Into<Factor<'a, T>>,
+    b: impl Into<Factor<'a, T>>,
     m: usize,
     n: usize,
     k: usize,
@@ -238,7 +248,7 @@ pub fn gemm_at<T: Real>(
     epilogue: Epilogue<'_, T>,
 ) {
     let by = Arithmetic::new::<T>(precision, (m, n, k));
-    product(by, c, 0, ldc, (a, 0), (b, 0), 1, m, n, k, accumulate, epilogue);
+    product(by, c, 0, ldc, (a.into(), 0), (b.into(), 0), 1, m, n, k, accumulate, epilogue);
 }
 
 /// `count` products of one shape: the i-th reads A at `i · a_stride` and B at `i · b_stride` (a stride of
@@ -246,13 +256,13 @@ pub fn gemm_at<T: Real>(
 ///
 /// # Panics
 /// When a slice is too short, or the matrices of C overlap.
-pub fn gemm_batched<T: Real>(
+pub fn gemm_batched<'a, T: Real>(
     c: &mut [T],
     c_stride: usize,
     ldc: usize,
-    a: Mat<'_, T>,
+    a: impl Into<Factor<'a, T>>,
     a_stride: usize,
-    b: Mat<'_, T>,
+    b: impl Into<Factor<'a, T>>,
     b_stride: usize,
     count: usize,
     m: usize,
@@ -261,7 +271,7 @@ pub fn gemm_batched<T: Real>(
     accumulate: bool,
 ) {
     let none = Epilogue::None;
-    let (a, b) = ((a, a_stride), (b, b_stride));
+    let (a, b) = ((a.into(), a_stride), (b.into(), b_stride));
     product(Arithmetic::Fma, c, c_stride, ldc, a, b, count, m, n, k, accumulate, none);
 }
 
@@ -272,8 +282,8 @@ struct Product<'a, T> {
     /// Where C begins in `c`.
     at: usize,
     ldc: usize,
-    a: Mat<'a, T>,
-    b: Mat<'a, T>,
+    a: Factor<'a, T>,
+    b: Factor<'a, T>,
     m: usize,
     n: usize,
     k: usize,
@@ -298,8 +308,8 @@ fn product<T: Real>(
     c: &mut [T],
     c_stride: usize,
     ldc: usize,
-    (a, a_stride): (Mat<'_, T>, usize),
-    (b, b_stride): (Mat<'_, T>, usize),
+    (a, a_stride): (Factor<'_, T>, usize),
+    (b, b_stride): (Factor<'_, T>, usize),
     count: usize,
     m: usize,
     n: usize,
@@ -326,8 +336,8 @@ fn product<T: Real>(
         at: i * c_stride,
         ldc,
         // With k = 0 a matrix may be an empty slice that no offset fits.
-        a: Mat { data: a.data.get(i * a_stride..).unwrap_or(&[]), ..a },
-        b: Mat { data: b.data.get(i * b_stride..).unwrap_or(&[]), ..b },
+        a: Factor { data: a.data.from(i * a_stride), ..a },
+        b: Factor { data: b.data.from(i * b_stride), ..b },
         m,
         n,
         k,

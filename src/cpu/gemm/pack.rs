@@ -11,13 +11,14 @@
 //! For B the lanes are columns, for A they are rows; otherwise the two are the same. Where the lanes lie
 //! side by side, packing copies vectors; where k does, it transposes squares of 16 × 16 in registers.
 
-use crate::cpu::simd::{Kernel, LANES, Real, Vector, inlined};
+use super::factor::{Start, stored};
+use crate::cpu::simd::{Kernel, LANES, Real, Stored, Vector, inlined};
 
 /// A part of a matrix on its way into panels.
 #[derive(Clone, Copy)]
-pub(super) struct Source<T> {
-    /// Lane 0, k = 0.
-    pub(super) data: *const T,
+pub(super) struct Source<P> {
+    /// Lane 0, k = 0: a pointer, or a [`Start`].
+    pub(super) data: P,
     /// From one lane to the next.
     pub(super) lane: usize,
     /// From one k to the next.
@@ -28,12 +29,12 @@ pub(super) struct Source<T> {
     pub(super) k: usize,
 }
 
-impl<T> Source<T> {
-    /// The same part where U is T by another name.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
-    pub(super) fn cast<U>(self) -> Source<U> {
-        let Source { data, lane, step, lanes, k } = self;
-        Source { data: data.cast(), lane, step, lanes, k }
+impl<P> Source<P> {
+    /// A part of the same shape that begins at `data`.
+    #[inline(always)]
+    pub(super) fn at<Q>(&self, data: Q) -> Source<Q> {
+        let Source { lane, step, lanes, k, .. } = *self;
+        Source { data, lane, step, lanes, k }
     }
 }
 
@@ -60,18 +61,18 @@ pub(super) fn room(lanes: usize, k: usize, width: usize) -> usize {
 ///
 /// # Safety
 /// All lanes and k of `source` can be read.
-pub(super) unsafe fn pack<T: Real>(dst: &mut [T], source: Source<T>, width: usize) {
+pub(super) unsafe fn pack<T: Real>(dst: &mut [T], source: Source<Start<T>>, width: usize) {
     assert!(dst.len() >= size(source.lanes, source.k, width), "panels need more room");
-    T::dispatch(Pack { dst, source, width });
+    stored!(source, source => T::dispatch(Pack { dst, source, width }));
 }
 
-struct Pack<'a, T> {
+struct Pack<'a, T, S> {
     dst: &'a mut [T],
-    source: Source<T>,
+    source: Source<*const S>,
     width: usize,
 }
 
-impl<T: Real> Kernel<T> for Pack<'_, T> {
+impl<T: Real, S: Stored<T>> Kernel<T> for Pack<'_, T, S> {
     type Output = ();
 
     #[inline(always)]
@@ -82,7 +83,7 @@ impl<T: Real> Kernel<T> for Pack<'_, T> {
                 #[inline(always)]
                 |k: usize, first: usize, lanes: usize| {
                     // SAFETY: row k has these lanes side by side; the caller vouches for the source.
-                    unsafe { look_ahead::<V>(&source, k, first, lanes) }
+                    unsafe { look_ahead::<V, S>(&source, k, first, lanes) }
                 },
             );
             return each_row::<V>((dst, source.k), source.lanes, width, read);
@@ -98,9 +99,9 @@ impl<T: Real> Kernel<T> for Pack<'_, T> {
                     if group.lanes == 0 {
                         fill::<V>(rows, source.k);
                     } else if group.step == 1 {
-                        transpose::<V>(rows, group);
+                        transpose::<V, S>(rows, group);
                     } else {
-                        gather::<V>(rows, group);
+                        gather::<V, S>(rows, group);
                     }
                 }
             },
@@ -111,11 +112,11 @@ impl<T: Real> Kernel<T> for Pack<'_, T> {
 /// Calls `write` for each vector's worth of lanes of `source` with its place in the panels in `dst`,
 /// which are `deep` rows deep.
 #[inline(always)]
-pub(super) fn each_group<T: Copy>(
+pub(super) fn each_group<T, S>(
     (dst, deep): (&mut [T], usize),
-    source: Source<T>,
+    source: Source<*const S>,
     width: usize,
-    mut write: impl FnMut(Rows<'_, T>, Source<T>),
+    mut write: impl FnMut(Rows<'_, T>, Source<*const S>),
 ) {
     let size = width * deep;
     if size == 0 {
@@ -216,22 +217,16 @@ const AHEAD: usize = 8;
 /// # Safety
 /// They can be read.
 #[inline(always)]
-pub(super) unsafe fn look_ahead<V: Vector>(
-    source: &Source<V::Elem>,
+pub(super) unsafe fn look_ahead<V: Vector, S: Stored<V::Elem>>(
+    source: &Source<*const S>,
     k: usize,
     first: usize,
     lanes: usize,
 ) -> V {
     let from = source.data.wrapping_add(k * source.step + first);
-    V::prefetch(from.wrapping_add(AHEAD * source.step));
+    V::prefetch(from.wrapping_add(AHEAD * source.step).cast());
     // SAFETY: handed through.
-    unsafe {
-        if lanes == LANES {
-            V::load_ptr(from)
-        } else {
-            V::load_part(std::slice::from_raw_parts(from, lanes))
-        }
-    }
+    unsafe { if lanes == LANES { S::load(from) } else { S::load_part(from, lanes) } }
 }
 
 /// Each lane dense along k.
@@ -239,16 +234,19 @@ pub(super) unsafe fn look_ahead<V: Vector>(
 /// # Safety
 /// The group can be read.
 #[inline(always)]
-unsafe fn transpose<V: Vector>(mut rows: Rows<'_, V::Elem>, group: Source<V::Elem>) {
+unsafe fn transpose<V: Vector, S: Stored<V::Elem>>(
+    mut rows: Rows<'_, V::Elem>,
+    group: Source<*const S>,
+) {
     for p in (0..group.k).step_by(LANES) {
         let depth = LANES.min(group.k - p);
         let from = group.data.wrapping_add(p);
         // The lanes of the next group, each a stream of its own that the processor would find too late.
         for lane in 0..group.lanes {
-            V::prefetch(from.wrapping_add((group.lanes + lane) * group.lane));
+            V::prefetch(from.wrapping_add((group.lanes + lane) * group.lane).cast());
         }
         // SAFETY: these lanes and k belong to the group.
-        let square = unsafe { turned::<V>(from, group.lane, group.lanes, depth) };
+        let square = unsafe { turned::<V, S>(from, group.lane, group.lanes, depth) };
         // A constant bound: the square stays in registers.
         for q in 0..LANES {
             if q < depth {
@@ -264,8 +262,8 @@ unsafe fn transpose<V: Vector>(mut rows: Rows<'_, V::Elem>, group: Source<V::Ele
 /// # Safety
 /// These rows and elements can be read.
 #[inline(always)]
-pub(super) unsafe fn turned<V: Vector>(
-    from: *const V::Elem,
+pub(super) unsafe fn turned<V: Vector, S: Stored<V::Elem>>(
+    from: *const S,
     stride: usize,
     lanes: usize,
     depth: usize,
@@ -277,7 +275,7 @@ pub(super) unsafe fn turned<V: Vector>(
                 return V::zero();
             }
             // SAFETY: a row of sixteen elements.
-            unsafe { V::load_ptr(from.add(i * stride)) }
+            unsafe { S::load(from.add(i * stride)) }
         };
         let mut square = [
             row(0),
@@ -303,9 +301,7 @@ pub(super) unsafe fn turned<V: Vector>(
     let mut square = [V::zero(); LANES];
     for (lane, row) in square.iter_mut().enumerate().take(lanes) {
         // SAFETY: `depth` elements of this row follow each other.
-        *row = V::load_part(unsafe {
-            std::slice::from_raw_parts(from.wrapping_add(lane * stride), depth)
-        });
+        *row = unsafe { S::load_part(from.wrapping_add(lane * stride), depth) };
     }
     V::transpose(&mut square);
     square
@@ -316,12 +312,15 @@ pub(super) unsafe fn turned<V: Vector>(
 /// # Safety
 /// The group can be read.
 #[inline(always)]
-unsafe fn gather<V: Vector>(mut rows: Rows<'_, V::Elem>, group: Source<V::Elem>) {
+unsafe fn gather<V: Vector, S: Stored<V::Elem>>(
+    mut rows: Rows<'_, V::Elem>,
+    group: Source<*const S>,
+) {
     for p in 0..group.k {
         let mut lanes = [V::Elem::ZERO; LANES];
         for (lane, x) in lanes.iter_mut().enumerate().take(group.lanes) {
             // SAFETY: a lane and a k of the group.
-            *x = unsafe { *group.data.add(lane * group.lane + p * group.step) };
+            *x = unsafe { (*group.data.add(lane * group.lane + p * group.step)).widen() };
         }
         rows.put(p, V::from_array(lanes));
     }

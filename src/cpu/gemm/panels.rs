@@ -1,6 +1,7 @@
 //! A matrix B packed once for many products with it: the weights of a recurrence, which meets them
 //! again at every step.
 
+use super::factor::Start;
 use super::micro::{Block, block, tile_size};
 use super::pack::{Source, pack, room};
 use super::{KC, Mat, PIECE};
@@ -36,7 +37,7 @@ impl<'a, T: Real> Panels<'a, T> {
         let size = room(n, KC.min(k), width);
         if n > 0 && k > 0 {
             for (dst, from) in dst.chunks_exact_mut(size).zip((0..k).step_by(KC)) {
-                let data = b.data.as_ptr().wrapping_add(from * b.row_stride);
+                let data = Start::Own(b.data.as_ptr().wrapping_add(from * b.row_stride));
                 let (lane, step) = (b.col_stride, b.row_stride);
                 let source = Source { data, lane, step, lanes: n, k: KC.min(k - from) };
                 // SAFETY: these rows and columns are inside `b`, which has just been checked.

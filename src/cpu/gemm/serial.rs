@@ -3,6 +3,7 @@
 //! A kernel that multiplies the same small matrix many times (attention does) packs it once and then
 //! calls [`multiply`] with what it has. The sums are those of [`gemm`](super::gemm), bit for bit.
 
+use super::factor::Start;
 use super::micro::{Block, block, tile_size};
 use super::pack::{Source, pack, room};
 use super::{KC, Mat};
@@ -54,7 +55,7 @@ impl<'a, T: Real> Packed<'a, T> {
         side: Side,
     ) -> Packed<'a, T> {
         x.check("X", (1, 0), rows, cols);
-        let (width, data) = (side.width::<T>(), x.data.as_ptr());
+        let (width, data) = (side.width::<T>(), Start::Own(x.data.as_ptr()));
         let (lane, step) = (x.row_stride, x.col_stride);
         // SAFETY: the matrix is inside its slice.
         unsafe { pack(room, Source { data, lane, step, lanes: rows, k: cols }, width) };

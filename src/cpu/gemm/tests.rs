@@ -3,6 +3,7 @@
 use super::arithmetic::Arithmetic;
 use super::*;
 use crate::cpu::simd::{at_every_level, at_level, level};
+use half::bf16;
 
 /// Numbers of mixed size and sign.
 fn numbers(len: usize, seed: u32) -> Vec<f32> {
@@ -76,9 +77,40 @@ fn check(m: usize, n: usize, k: usize, layouts: (usize, usize), accumulate: bool
     let before = numbers(m * ldc + 5, 4);
     let mut expected = before.clone();
     oracle(&mut expected, ldc, a, b, (m, n, k), accumulate, epilogue);
-    let mut c = before;
+    let what = format!("{m}×{n}×{k} {layouts:?} add {accumulate} {:?}", level());
+    let mut c = before.clone();
     gemm(&mut c, ldc, a, b, m, n, k, accumulate, epilogue);
-    same(&c, &expected, &format!("{m}×{n}×{k} {layouts:?} add {accumulate} {:?}", level()));
+    same(&c, &expected, &what);
+    // The same numbers, stored in bf16 on one side or both.
+    let (a_short, b_short) = (shortened(&a_data), shortened(&b_data));
+    let (a_long, b_long) = (widened(&a_short), widened(&b_short));
+    let (in_bf16, in_f32) = match (m + n + k) % 3 {
+        0 => ((as_bf16(a, &a_short), b.into()), (Mat { data: &a_long, ..a }, b)),
+        1 => ((a.into(), as_bf16(b, &b_short)), (a, Mat { data: &b_long, ..b })),
+        _ => (
+            (as_bf16(a, &a_short), as_bf16(b, &b_short)),
+            (Mat { data: &a_long, ..a }, Mat { data: &b_long, ..b }),
+        ),
+    };
+    let (mut c, mut expected) = (before.clone(), before);
+    oracle(&mut expected, ldc, in_f32.0, in_f32.1, (m, n, k), accumulate, epilogue);
+    let none = Precision::Highest;
+    gemm_at(none, &mut c, ldc, in_bf16.0, in_bf16.1, m, n, k, accumulate, epilogue);
+    same(&c, &expected, &format!("bf16 {what}"));
+}
+
+fn shortened(x: &[f32]) -> Vec<bf16> {
+    x.iter().map(|&x| bf16::from_f32(x)).collect()
+}
+
+fn widened(x: &[bf16]) -> Vec<f32> {
+    x.iter().map(|x| x.to_f32()).collect()
+}
+
+/// The matrix with these elements.
+fn as_bf16<'a>(mat: Mat<'_, f32>, data: &'a [bf16]) -> Factor<'a, f32> {
+    let (row_stride, col_stride) = (mat.row_stride, mat.col_stride);
+    Factor { data: Elements::Bf16(data), row_stride, col_stride }
 }
 
 /// Checks `by` against f32 on numbers whose products and sums are exact in both, in every layout.
@@ -101,11 +133,16 @@ pub(super) fn exact_in_every_layout(by: Arithmetic, shapes: &[[usize; 3]]) {
                 Mat { data, row_stride, col_stride }
             };
             let (a, b) = (mat(&a, m, k, a_lies), mat(&b, k, n, b_lies));
-            let (mut want, mut got) = (numbers(m * n, 9), numbers(m * n, 9));
+            let mut want = numbers(m * n, 9);
             let bias = Epilogue::Bias(&bias);
             gemm(&mut want, n, a, b, m, n, k, true, bias);
-            product(by, &mut got, 0, n, (a, 0), (b, 0), 1, m, n, k, true, bias);
-            assert_eq!(got, want, "{by:?}: {m} × {n} × {k}, {a_lies}{b_lies}");
+            let (a_short, b_short) = (shortened(a.data), shortened(b.data));
+            let in_bf16 = (as_bf16(a, &a_short), as_bf16(b, &b_short));
+            for (a, b) in [(a.into(), b.into()), (in_bf16.0, b.into()), in_bf16] {
+                let mut got = numbers(m * n, 9);
+                product(by, &mut got, 0, n, (a, 0), (b, 0), 1, m, n, k, true, bias);
+                assert_eq!(got, want, "{by:?}: {m} × {n} × {k}, {a_lies}{b_lies}");
+            }
         }
     }
 }

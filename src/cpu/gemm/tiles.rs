@@ -49,6 +49,7 @@ mod trap;
 mod work;
 
 use super::KC;
+use super::factor::Start;
 use super::micro::{self, Block, tile_size, write_row};
 use super::pack::{self, Operand, Source, room};
 use crate::cpu::scratch;
@@ -233,7 +234,7 @@ pub(crate) fn spin(rounds: usize) -> Option<f64> {
 /// All of the source can be read, and tiles are [`available`].
 pub(super) unsafe fn pack<T: Real>(
     dst: &mut [T],
-    source: Source<T>,
+    source: Source<Start<T>>,
     operand: Operand,
     parts: Parts,
 ) {
@@ -253,7 +254,12 @@ pub(super) unsafe fn pack<T: Real>(
 ///
 /// # Safety
 /// As [`micro::block`](super::micro::block); the sources can be read, and tiles are [`available`].
-pub(super) unsafe fn block<T: Real>(block: Block<'_, T>, parts: Parts, a: Source<T>, b: Source<T>) {
+pub(super) unsafe fn block<T: Real>(
+    block: Block<'_, T>,
+    parts: Parts,
+    a: Source<Start<T>>,
+    b: Source<Start<T>>,
+) {
     #[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
     // SAFETY: T is f32 and the instructions are there, handed through with the rest.
     unsafe {
@@ -272,7 +278,12 @@ pub(super) unsafe fn block<T: Real>(block: Block<'_, T>, parts: Parts, a: Source
 /// # Safety
 /// As [`block`].
 #[inline(always)]
-unsafe fn block_for<U: Unit>(block: &Block<'_, f32>, parts: Parts, a: Source<f32>, b: Source<f32>) {
+unsafe fn block_for<U: Unit>(
+    block: &Block<'_, f32>,
+    parts: Parts,
+    a: Source<Start<f32>>,
+    b: Source<Start<f32>>,
+) {
     let mut sums = Sums::ZERO;
     let margin = panel(parts, block.k) - MARGIN;
     let steps = block.k.div_ceil(STEP);
@@ -349,11 +360,11 @@ unsafe fn stream_row<U: Unit>(block: &Block<'_, f32>, c: *mut f32, j: usize, row
 unsafe fn mend(
     sums: &mut Sums,
     (in_a, in_b): (u32, u32),
-    (a, i, rows): (&Source<f32>, usize, usize),
-    (b, j, cols): (&Source<f32>, usize, usize),
+    (a, i, rows): (&Source<Start<f32>>, usize, usize),
+    (b, j, cols): (&Source<Start<f32>>, usize, usize),
 ) {
-    let part = |of: &Source<f32>, first: usize, lanes: usize| Source {
-        data: of.data.wrapping_add(first * of.lane),
+    let part = |of: &Source<Start<f32>>, first: usize, lanes: usize| Source {
+        data: of.data.plus(first * of.lane),
         lanes,
         ..*of
     };

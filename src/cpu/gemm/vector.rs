@@ -6,10 +6,11 @@
 //! are the lanes; where k does, squares of 16 × 16 are transposed on the way, so that the lanes
 //! are outputs again and each sum keeps its one chain in the order of k.
 
+use super::factor::Start;
 use super::pack::turned;
-use super::{KC, Mat, Product};
-use crate::cpu::simd::{Kernel, LANES, Real, Vector, inlined};
-use crate::cpu::threads;
+use super::{Elements, Factor, KC, Product};
+use crate::cpu::simd::{Kernel, LANES, Real, Stored, Vector, inlined};
+use crate::cpu::{scratch, threads};
 
 /// Outputs of a task at most.
 const CHUNK: usize = 512;
@@ -22,7 +23,7 @@ const STREAMS: usize = 4;
 const SERIAL: usize = 1 << 18;
 
 /// Whether the matrix is dense one way or the other.
-pub(super) fn fits<T>(a: &Mat<'_, T>, b: &Mat<'_, T>, m: usize, n: usize) -> bool {
+pub(super) fn fits<T>(a: &Factor<'_, T>, b: &Factor<'_, T>, m: usize, n: usize) -> bool {
     let matrix = if m == 1 { b } else { a };
     debug_assert!(m == 1 || n == 1);
     matrix.row_stride == 1 || matrix.col_stride == 1
@@ -40,20 +41,52 @@ pub(super) fn run<'a, T: Real>(count: usize, item: &(impl Fn(usize) -> Product<'
     let chunks = outputs.div_ceil(chunk);
     threads::for_each(count * chunks, if work < SERIAL { 0 } else { usize::MAX }, |t| {
         let first = t % chunks * chunk;
-        T::dispatch(Outputs { p: &item(t / chunks), first, len: chunk.min(outputs - first) });
+        outputs_of(&item(t / chunks), (first, chunk.min(outputs - first)));
     });
 }
 
+/// The outputs `first..first + len` of one product.
+fn outputs_of<T: Real>(p: &Product<'_, T>, (first, len): (usize, usize)) {
+    let row = p.m == 1;
+    let (matrix, (output, step)) = match row {
+        true => (p.b.data.start(), (p.b.col_stride, p.b.row_stride)),
+        false => (p.a.data.start(), (p.a.row_stride, p.a.col_stride)),
+    };
+    let (x, x_step) = if row { (p.a.data, p.a.col_stride) } else { (p.b.data, p.b.row_stride) };
+    let read = inlined(
+        #[inline(always)]
+        |x: *const T, x_step: usize| match matrix {
+            Start::Own(matrix) => {
+                let operands = Operands { matrix, output, step, x, x_step };
+                T::dispatch(Outputs { p, operands, first, len });
+            }
+            Start::Bf16(matrix) => {
+                let operands = Operands { matrix, output, step, x, x_step };
+                T::dispatch(Outputs { p, operands, first, len });
+            }
+        },
+    );
+    match x {
+        Elements::Own(x) => read(x.as_ptr(), x_step),
+        // Each element of x meets all of M's rows: once is often enough to widen it.
+        Elements::Bf16(x) => scratch::with(p.k, |wide: &mut [T]| {
+            wide.iter_mut().enumerate().for_each(|(k, wide)| *wide = T::from_bf16(x[k * x_step]));
+            read(wide.as_ptr(), 1);
+        }),
+    }
+}
+
 /// Some of the outputs of one product.
-struct Outputs<'a, 'b, T> {
+struct Outputs<'a, 'b, T, S> {
     p: &'b Product<'a, T>,
+    operands: Operands<T, S>,
     first: usize,
     len: usize,
 }
 
 /// M and x of a product.
-struct Operands<T> {
-    matrix: *const T,
+struct Operands<T, S> {
+    matrix: *const S,
     /// From one output to the next.
     output: usize,
     /// From one k to the next.
@@ -62,22 +95,13 @@ struct Operands<T> {
     x_step: usize,
 }
 
-impl<T: Real> Kernel<T> for Outputs<'_, '_, T> {
+impl<T: Real, S: Stored<T>> Kernel<T> for Outputs<'_, '_, T, S> {
     type Output = ();
 
     #[inline(always)]
     fn run<V: Vector<Elem = T>>(self) {
-        let Outputs { p, first, len } = self;
+        let Outputs { p, operands, first, len } = self;
         let row = p.m == 1;
-        let operands = if row {
-            let (matrix, x) = (p.b.data.as_ptr(), p.a.data.as_ptr());
-            let (output, step) = (p.b.col_stride, p.b.row_stride);
-            Operands { matrix, output, step, x, x_step: p.a.col_stride }
-        } else {
-            let (matrix, x) = (p.a.data.as_ptr(), p.b.data.as_ptr());
-            let (output, step) = (p.a.row_stride, p.a.col_stride);
-            Operands { matrix, output, step, x, x_step: p.b.row_stride }
-        };
         let c_step = if row { 1 } else { p.ldc };
         let write = inlined(
             #[inline(always)]
@@ -117,7 +141,7 @@ impl<T: Real> Kernel<T> for Outputs<'_, '_, T> {
                 while from == 0 || from < p.k {
                     let to = p.k.min(from + step);
                     let place = (p.accumulate, to == p.k);
-                    across::<V>(
+                    across::<V, S>(
                         &operands,
                         (first, len),
                         (from, to),
@@ -135,7 +159,7 @@ impl<T: Real> Kernel<T> for Outputs<'_, '_, T> {
             while from == 0 || from < p.k {
                 let depth = KC.min(p.k - from);
                 let place = (p.accumulate || from > 0, from + depth == p.k);
-                beside::<V>(
+                beside::<V, S>(
                     &operands,
                     (first, len),
                     (from, depth),
@@ -174,8 +198,8 @@ fn finish<V: Vector>(
 /// # Safety
 /// The outputs and k are inside M and x.
 #[inline(always)]
-unsafe fn beside<V: Vector>(
-    o: &Operands<V::Elem>,
+unsafe fn beside<V: Vector, S: Stored<V::Elem>>(
+    o: &Operands<V::Elem, S>,
     (first, len): (usize, usize),
     (from, depth): (usize, usize),
     write: &mut impl FnMut(usize, usize, V),
@@ -191,7 +215,7 @@ unsafe fn beside<V: Vector>(
             };
             for (v, sum) in sums.iter_mut().enumerate() {
                 // SAFETY: four vectors of outputs lie here.
-                *sum = x.mul_add(unsafe { V::load_ptr(row.add(v * LANES)) }, *sum);
+                *sum = x.mul_add(unsafe { S::load(row.add(v * LANES)) }, *sum);
             }
         }
         for (v, sum) in sums.into_iter().enumerate() {
@@ -204,11 +228,11 @@ unsafe fn beside<V: Vector>(
         let mut sum = V::zero();
         for k in from..from + depth {
             // SAFETY: inside M and x.
-            let (row, x) = unsafe {
+            let (row, x): (V, V) = unsafe {
                 let row = o.matrix.add(k * o.step + first + at);
-                (std::slice::from_raw_parts(row, width), V::splat(*o.x.add(k * o.x_step)))
+                (S::load_part(row, width), V::splat(*o.x.add(k * o.x_step)))
             };
-            sum = x.mul_add(V::load_part(row), sum);
+            sum = x.mul_add(row, sum);
         }
         write(first + at, width, sum);
         at += LANES;
@@ -221,8 +245,8 @@ unsafe fn beside<V: Vector>(
 /// # Safety
 /// The outputs and k are inside M and x.
 #[inline(always)]
-unsafe fn across<V: Vector>(
-    o: &Operands<V::Elem>,
+unsafe fn across<V: Vector, S: Stored<V::Elem>>(
+    o: &Operands<V::Elem, S>,
     (first, len): (usize, usize),
     (begin, end): (usize, usize),
     all: usize,
@@ -235,7 +259,7 @@ unsafe fn across<V: Vector>(
     if dense {
         let rows = o.matrix.wrapping_add(first * o.output);
         for line in (0..LANES.min(len) * all).step_by(LANES) {
-            V::prefetch_far(rows.wrapping_add(line));
+            V::prefetch_far(rows.wrapping_add(line).cast());
         }
     }
     for at in (0..len).step_by(LANES) {
@@ -254,12 +278,12 @@ unsafe fn across<V: Vector>(
             unsafe {
                 for k in (0..whole).step_by(LANES) {
                     let x = o.x.add((from + k) * o.x_step);
-                    let square = turned::<V>(start.add(k), o.output, LANES, LANES);
+                    let square = turned::<V, S>(start.add(k), o.output, LANES, LANES);
                     let next = next.wrapping_add((from + k) / STREAMS * LANES);
                     for q in 0..LANES {
                         if ahead {
                             let stream = q % STREAMS * (LANES / STREAMS) * all;
-                            V::prefetch_far(next.wrapping_add(stream + q / STREAMS * LANES));
+                            V::prefetch_far(next.wrapping_add(stream + q / STREAMS * LANES).cast());
                         }
                         sum = V::splat(*x.add(q * o.x_step)).mul_add(square[q], sum);
                     }
@@ -281,16 +305,16 @@ unsafe fn across<V: Vector>(
 /// # Safety
 /// As [`across`].
 #[inline(always)]
-unsafe fn chain<V: Vector>(
-    o: &Operands<V::Elem>,
-    start: *const V::Elem,
+unsafe fn chain<V: Vector, S: Stored<V::Elem>>(
+    o: &Operands<V::Elem, S>,
+    start: *const S,
     from: usize,
     (k, deep): (usize, usize),
     width: usize,
     mut sum: V,
 ) -> V {
     // SAFETY: handed through.
-    let square = unsafe { turned::<V>(start.add(k), o.output, width, deep) };
+    let square = unsafe { turned::<V, S>(start.add(k), o.output, width, deep) };
     for (q, row) in square.iter().enumerate().take(deep) {
         // SAFETY: inside x.
         let x = V::splat(unsafe { *o.x.add((from + k + q) * o.x_step) });

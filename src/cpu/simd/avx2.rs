@@ -5,7 +5,9 @@
 
 use std::arch::x86_64::*;
 
-use super::{LANES, Vector};
+use half::bf16;
+
+use super::{LANES, Vector, inlined};
 
 /// Two 256-bit registers.
 #[derive(Clone, Copy)]
@@ -138,6 +140,20 @@ impl Vector for F32x2 {
             _mm256_storeu_ps(dst, self.0);
             _mm256_storeu_ps(dst.add(8), self.1);
         }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(src: *const bf16) -> Self {
+        let eight = inlined(
+            #[inline(always)]
+            |from: *const bf16| {
+                // SAFETY: the caller promises sixteen readable elements, of which these are eight.
+                unsafe {
+                    let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+                    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+                }
+            },
+        );
+        F32x2(eight(src), eight(src.wrapping_add(8)))
     }
     #[inline(always)]
     fn prefetch(at: *const f32) {

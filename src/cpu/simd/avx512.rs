@@ -8,6 +8,8 @@ use std::arch::x86_64::*;
 #[cfg(miri)]
 use by_halves::{_mm512_cmp_ps_mask, _mm512_cvttps_epi32, _mm512_max_ps, _mm512_min_ps};
 
+use half::bf16;
+
 use super::{LANES, Vector};
 
 /// Four instructions that Miri does not know, made of AVX2's, which it knows. All else runs there as it is.
@@ -112,6 +114,14 @@ impl Vector for F32x1 {
     unsafe fn store_ptr(self, dst: *mut f32) {
         // SAFETY: the caller promises sixteen writable elements.
         unsafe { _mm512_storeu_ps(dst, self.0) }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(src: *const bf16) -> Self {
+        // SAFETY: the caller promises sixteen readable elements.
+        unsafe {
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(src.cast()));
+            F32x1(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide)))
+        }
     }
     #[inline(always)]
     fn prefetch_far(at: *const f32) {

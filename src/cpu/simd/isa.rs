@@ -3,6 +3,8 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
+use half::bf16;
+
 use super::{Kernel, Real};
 
 /// An instruction set that kernels are compiled for.
@@ -166,6 +168,11 @@ impl Real for f32 {
         self.mul_add(a, b)
     }
 
+    #[inline(always)]
+    fn from_bf16(x: bf16) -> f32 {
+        f32::from_bits((x.to_bits() as u32) << 16)
+    }
+
     #[inline]
     fn dispatch<K: Kernel<f32>>(kernel: K) -> K::Output {
         // SAFETY: `level` only ever gives one that `available_levels` has found on this machine.
@@ -216,6 +223,11 @@ impl Real for f64 {
     #[inline(always)]
     fn fma(self, a: f64, b: f64) -> f64 {
         self.mul_add(a, b)
+    }
+
+    #[inline(always)]
+    fn from_bf16(x: bf16) -> f64 {
+        f32::from_bf16(x).into()
     }
 
     #[inline]

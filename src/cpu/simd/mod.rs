@@ -73,6 +73,8 @@ pub trait Real: Number + Default + PartialOrd + std::fmt::Debug {
     const NEG_INFINITY: Self;
     /// `self · a + b`, rounded once.
     fn fma(self, a: Self, b: Self) -> Self;
+    /// The same number.
+    fn from_bf16(x: bf16) -> Self;
     /// Runs `kernel` on the instruction set in force.
     fn dispatch<K: Kernel<Self>>(kernel: K) -> K::Output;
 }
@@ -104,6 +106,66 @@ number!(f64, |x| x, |x| x);
 number!(bf16, bf16::to_f64, bf16::from_f64);
 number!(f16, f16::to_f64, f16::from_f64);
 number!(u32, |x| x as f64, |x| x as u32);
+
+/// What numbers may be stored as that kernels read as T: T itself, or bf16.
+pub trait Stored<T>: Number {
+    /// Whether it is bf16: half as wide as f32, of which it is the upper half.
+    const IS_BF16: bool;
+    /// The number.
+    fn widen(self) -> T;
+    /// Sixteen elements.
+    ///
+    /// # Safety
+    /// `from` is valid for reading sixteen elements.
+    unsafe fn load<V: Vector<Elem = T>>(from: *const Self) -> V;
+    /// `count` elements, at most sixteen; the lanes beyond are 0.
+    ///
+    /// # Safety
+    /// `from` is valid for reading `count` elements.
+    unsafe fn load_part<V: Vector<Elem = T>>(from: *const Self, count: usize) -> V;
+}
+
+impl<T: Real> Stored<T> for T {
+    const IS_BF16: bool = false;
+
+    #[inline(always)]
+    fn widen(self) -> T {
+        self
+    }
+    #[inline(always)]
+    unsafe fn load<V: Vector<Elem = T>>(from: *const T) -> V {
+        // SAFETY: handed through.
+        unsafe { V::load_ptr(from) }
+    }
+    #[inline(always)]
+    unsafe fn load_part<V: Vector<Elem = T>>(from: *const T, count: usize) -> V {
+        // SAFETY: handed through.
+        V::load_part(unsafe { std::slice::from_raw_parts(from, count) })
+    }
+}
+
+impl<T: Real> Stored<T> for bf16 {
+    const IS_BF16: bool = true;
+
+    #[inline(always)]
+    fn widen(self) -> T {
+        T::from_bf16(self)
+    }
+    #[inline(always)]
+    unsafe fn load<V: Vector<Elem = T>>(from: *const bf16) -> V {
+        // SAFETY: handed through.
+        unsafe { V::load_bf16(from) }
+    }
+    #[inline(always)]
+    unsafe fn load_part<V: Vector<Elem = T>>(from: *const bf16, count: usize) -> V {
+        let mut lanes = [bf16::ZERO; LANES];
+        // SAFETY: `count` elements can be read; the array has sixteen.
+        unsafe {
+            lanes[..count].copy_from_slice(std::slice::from_raw_parts(from, count));
+            V::load_bf16(lanes.as_ptr())
+        }
+    }
+}
 
 /// A kernel with its arguments, waiting for a vector type.
 pub trait Kernel<T> {
@@ -144,6 +206,15 @@ pub trait Vector: Copy + Send + Sync + 'static {
     /// # Safety
     /// `dst` is valid for writing sixteen elements.
     unsafe fn store_ptr(self, dst: *mut Self::Elem);
+    /// Sixteen numbers stored as bf16.
+    ///
+    /// # Safety
+    /// `src` is valid for reading sixteen elements.
+    #[inline(always)]
+    unsafe fn load_bf16(src: *const bf16) -> Self {
+        // SAFETY: handed through; an array of bf16 is aligned like one.
+        Self::from_array(unsafe { *src.cast::<[bf16; LANES]>() }.map(Stored::widen))
+    }
 
     /// `self + b`.
     fn add(self, b: Self) -> Self;

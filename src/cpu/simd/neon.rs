@@ -4,6 +4,8 @@
 
 use std::arch::aarch64::*;
 
+use half::bf16;
+
 use super::{LANES, Vector};
 
 /// Four 128-bit registers.
@@ -83,6 +85,16 @@ impl Vector for F32x4 {
             // SAFETY: the caller promises sixteen writable elements.
             unsafe { vst1q_f32(dst.add(4 * i), v) }
         }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(src: *const bf16) -> Self {
+        F32x4(std::array::from_fn(|i| {
+            // SAFETY: the caller promises sixteen readable elements, of which these are four.
+            unsafe {
+                let four = vld1_u16(src.add(4 * i).cast());
+                vreinterpretq_f32_u32(vshll_n_u16::<16>(four))
+            }
+        }))
     }
     #[inline(always)]
     fn add(self, b: Self) -> Self {

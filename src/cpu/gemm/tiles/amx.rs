@@ -3,6 +3,7 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
+use super::super::factor::Start;
 use super::super::micro::Block;
 use super::super::pack::{Operand, Source};
 use super::{Parts, SIDE, STEP, Soon, Sums, TILE, Unit, Work, block_for, pack_for};
@@ -233,7 +234,12 @@ pub(super) unsafe fn spin(rounds: usize) -> f64 {
 /// # Safety
 /// All of the source can be read.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c,bmi2")]
-pub(super) unsafe fn pack(dst: &mut [f32], source: Source<f32>, operand: Operand, parts: Parts) {
+pub(super) unsafe fn pack(
+    dst: &mut [f32],
+    source: Source<Start<f32>>,
+    operand: Operand,
+    parts: Parts,
+) {
     // SAFETY: handed through.
     unsafe { pack_for::<Amx>(dst, source, operand, parts) };
 }
@@ -257,7 +263,12 @@ pub(super) unsafe fn run<W: Work>(work: W) {
 /// As there.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c,bmi2")]
-pub(super) unsafe fn block(block: Block<'_, f32>, parts: Parts, a: Source<f32>, b: Source<f32>) {
+pub(super) unsafe fn block(
+    block: Block<'_, f32>,
+    parts: Parts,
+    a: Source<Start<f32>>,
+    b: Source<Start<f32>>,
+) {
     // SAFETY: handed through.
     unsafe { block_for::<Amx>(&block, parts, a, b) };
 }

@@ -3,6 +3,7 @@
 
 use half::bf16;
 
+use super::super::factor::Start;
 use super::super::micro::Block;
 use super::super::pack::{Operand, Source};
 use super::{Parts, SIDE, Soon, Sums, TILE, Unit, block_for, pack_for};
@@ -112,7 +113,7 @@ fn together(low: f32, high: f32) -> f32 {
 /// As there; T is f32.
 pub(in super::super) unsafe fn pack<T: Real>(
     dst: &mut [T],
-    source: Source<T>,
+    source: Source<Start<T>>,
     operand: Operand,
     parts: Parts,
 ) {
@@ -127,8 +128,8 @@ pub(in super::super) unsafe fn pack<T: Real>(
 pub(in super::super) unsafe fn block<T: Real>(
     block: Block<'_, T>,
     parts: Parts,
-    a: Source<T>,
-    b: Source<T>,
+    a: Source<Start<T>>,
+    b: Source<Start<T>>,
 ) {
     // SAFETY: handed through.
     unsafe { block_for::<Model>(&block.cast(), parts, a.cast(), b.cast()) };

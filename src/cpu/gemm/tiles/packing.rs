@@ -1,8 +1,9 @@
 //! Packing: f32, rounded or split to bf16, in squares of 16 lanes × 32 k.
 
+use super::super::factor::{Start, stored};
 use super::super::pack::{Operand, Source};
 use super::{MARGIN, Parts, SIDE, STEP, TILE, Unit, panel};
-use crate::cpu::simd::{LANES, Vector, inlined};
+use crate::cpu::simd::{LANES, Stored, Vector, inlined};
 
 /// Above this a number, rounded to bf16, might be infinite. (The largest bf16 is 3.3895e38.)
 const SPLITTABLE: f32 = 3.38e38;
@@ -14,7 +15,22 @@ const SPLITTABLE: f32 = 3.38e38;
 #[inline(always)]
 pub(super) unsafe fn pack_for<U: Unit>(
     dst: &mut [f32],
-    source: Source<f32>,
+    source: Source<Start<f32>>,
+    operand: Operand,
+    parts: Parts,
+) {
+    // SAFETY: handed through.
+    stored!(source, source => unsafe { pack_from::<U, _>(dst, source, operand, parts) });
+}
+
+/// [`pack_for`] by the type of the elements.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+unsafe fn pack_from<U: Unit, S: Stored<f32>>(
+    dst: &mut [f32],
+    source: Source<*const S>,
     operand: Operand,
     parts: Parts,
 ) {
@@ -37,7 +53,7 @@ pub(super) unsafe fn pack_for<U: Unit>(
             };
             let at = (step * parts as usize * 2 + half) * TILE;
             // SAFETY: these lanes and k belong to the source.
-            let found = unsafe { tile::<U>(&mut panel[at..], square, operand, parts) };
+            let found = unsafe { tile::<U, S>(&mut panel[at..], square, operand, parts) };
             strange |= found << (half * LANES);
         }
         panel[size - MARGIN] = f32::from_bits(strange);
@@ -50,9 +66,9 @@ pub(super) unsafe fn pack_for<U: Unit>(
 /// # Safety
 /// These lanes and k can be read.
 #[inline(always)]
-unsafe fn tile<U: Unit>(
+unsafe fn tile<U: Unit, S: Stored<f32>>(
     dst: &mut [f32],
-    square: Source<f32>,
+    square: Source<*const S>,
     operand: Operand,
     parts: Parts,
 ) -> u32 {
@@ -65,7 +81,13 @@ unsafe fn tile<U: Unit>(
             #[inline(always)]
             // SAFETY: handed through.
             |i: usize, whole: bool| unsafe {
-                let (low, high) = two_rows::<U>(&square, i, along_k, whole);
+                if S::IS_BF16 && whole && along_k {
+                    // As it lies.
+                    let lane = square.data.wrapping_add(i * square.lane);
+                    U::V::prefetch(lane.wrapping_add(STEP).cast());
+                    return U::V::load_ptr(lane.cast());
+                }
+                let (low, high) = two_rows::<U, S>(&square, i, along_k, whole);
                 if along_k { U::beside(low, high) } else { U::between(low, high) }
             },
         );
@@ -92,7 +114,7 @@ unsafe fn tile<U: Unit>(
     let mut strange = zero;
     for i in 0..LANES {
         // SAFETY: handed through.
-        let (mut low, mut high) = unsafe { two_rows::<U>(&square, i, along_k, whole) };
+        let (mut low, mut high) = unsafe { two_rows::<U, S>(&square, i, along_k, whole) };
         for x in [low, high] {
             let fine = x.abs().le(U::V::splat(SPLITTABLE));
             strange = strange.max(U::V::select(fine, zero, one));
@@ -130,8 +152,8 @@ unsafe fn tile<U: Unit>(
 /// # Safety
 /// The square can be read; `whole`: it has all sixteen lanes and 32 k.
 #[inline(always)]
-unsafe fn two_rows<U: Unit>(
-    square: &Source<f32>,
+unsafe fn two_rows<U: Unit, S: Stored<f32>>(
+    square: &Source<*const S>,
     i: usize,
     along_k: bool,
     whole: bool,
@@ -141,18 +163,18 @@ unsafe fn two_rows<U: Unit>(
         if whole && along_k {
             let data = square.data.wrapping_add(i * square.lane);
             // The next k of this lane: sixteen lanes are more streams than the processor follows.
-            U::V::prefetch(data.wrapping_add(STEP));
-            U::V::prefetch(data.wrapping_add(STEP + LANES));
-            (U::V::load_ptr(data), U::V::load_ptr(data.wrapping_add(LANES)))
+            U::V::prefetch(data.wrapping_add(STEP).cast());
+            U::V::prefetch(data.wrapping_add(STEP + LANES).cast());
+            (S::load(data), S::load(data.wrapping_add(LANES)))
         } else if whole && square.lane == 1 {
             let (data, step) = (square.data.wrapping_add(2 * i * square.step), square.step);
-            U::V::prefetch_far(data.wrapping_add(STEP * step));
-            U::V::prefetch_far(data.wrapping_add((STEP + 1) * step));
-            (U::V::load_ptr(data), U::V::load_ptr(data.wrapping_add(step)))
+            U::V::prefetch_far(data.wrapping_add(STEP * step).cast());
+            U::V::prefetch_far(data.wrapping_add((STEP + 1) * step).cast());
+            (S::load(data), S::load(data.wrapping_add(step)))
         } else if along_k {
-            (row::<U>(square, i, 0), row::<U>(square, i, LANES))
+            (row::<U, S>(square, i, 0), row::<U, S>(square, i, LANES))
         } else {
-            (step_of::<U>(square, 2 * i), step_of::<U>(square, 2 * i + 1))
+            (step_of::<U, S>(square, 2 * i), step_of::<U, S>(square, 2 * i + 1))
         }
     }
 }
@@ -162,18 +184,18 @@ unsafe fn two_rows<U: Unit>(
 /// # Safety
 /// The square can be read.
 #[inline(always)]
-unsafe fn row<U: Unit>(square: &Source<f32>, lane: usize, from: usize) -> U::V {
+unsafe fn row<U: Unit, S: Stored<f32>>(
+    square: &Source<*const S>,
+    lane: usize,
+    from: usize,
+) -> U::V {
     if lane >= square.lanes || from >= square.k {
         return U::V::zero();
     }
     let data = square.data.wrapping_add(lane * square.lane + from);
     // SAFETY: these k follow each other.
     unsafe {
-        if square.k - from >= LANES {
-            U::V::load_ptr(data)
-        } else {
-            U::V::load_part(std::slice::from_raw_parts(data, square.k - from))
-        }
+        if square.k - from >= LANES { S::load(data) } else { S::load_part(data, square.k - from) }
     }
 }
 
@@ -182,7 +204,7 @@ unsafe fn row<U: Unit>(square: &Source<f32>, lane: usize, from: usize) -> U::V {
 /// # Safety
 /// The square can be read.
 #[inline(always)]
-unsafe fn step_of<U: Unit>(square: &Source<f32>, k: usize) -> U::V {
+unsafe fn step_of<U: Unit, S: Stored<f32>>(square: &Source<*const S>, k: usize) -> U::V {
     if square.lanes == 0 || k >= square.k {
         return U::V::zero();
     }
@@ -190,17 +212,13 @@ unsafe fn step_of<U: Unit>(square: &Source<f32>, k: usize) -> U::V {
     if square.lane == 1 {
         // SAFETY: the lanes lie side by side.
         return unsafe {
-            if square.lanes == LANES {
-                U::V::load_ptr(data)
-            } else {
-                U::V::load_part(std::slice::from_raw_parts(data, square.lanes))
-            }
+            if square.lanes == LANES { S::load(data) } else { S::load_part(data, square.lanes) }
         };
     }
     let mut lanes = [0.0; LANES];
     for (lane, x) in lanes.iter_mut().enumerate().take(square.lanes) {
         // SAFETY: a lane of the square.
-        *x = unsafe { *data.add(lane * square.lane) };
+        *x = unsafe { *data.add(lane * square.lane) }.widen();
     }
     U::V::from_array(lanes)
 }
@@ -210,11 +228,11 @@ unsafe fn step_of<U: Unit>(square: &Source<f32>, k: usize) -> U::V {
 /// # Safety
 /// The square can be read.
 #[cold]
-unsafe fn strangers(square: &Source<f32>) -> u32 {
+unsafe fn strangers<S: Stored<f32>>(square: &Source<*const S>) -> u32 {
     let mut all = 0;
     for (lane, k) in (0..square.lanes).flat_map(|lane| (0..square.k).map(move |k| (lane, k))) {
         // SAFETY: a lane and a k of the square.
-        let x = unsafe { *square.data.add(lane * square.lane + k * square.step) };
+        let x = unsafe { *square.data.add(lane * square.lane + k * square.step) }.widen();
         if x.is_nan() || x.abs() > SPLITTABLE {
             all |= 1 << lane;
         }

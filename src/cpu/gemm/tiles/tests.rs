@@ -20,7 +20,20 @@ fn dense(data: &[f32], row_stride: usize) -> Mat<'_, f32> {
 fn dense_product(by: Arithmetic, a: &[f32], b: &[f32], [m, n, k]: [usize; 3]) -> Vec<f32> {
     let mut c = vec![0.0; m * n];
     let none = Epilogue::None;
-    product(by, &mut c, 0, n, (dense(a, k), 0), (dense(b, n), 0), 1, m, n, k, false, none);
+    product(
+        by,
+        &mut c,
+        0,
+        n,
+        (dense(a, k).into(), 0),
+        (dense(b, n).into(), 0),
+        1,
+        m,
+        n,
+        k,
+        false,
+        none,
+    );
     c
 }
 
@@ -35,7 +48,20 @@ fn exact_operands_give_the_f32_product_in_every_layout() {
     let mut c = [5.0f32; 6];
     let by = Arithmetic::Model(Parts::Three);
     let none = Epilogue::None;
-    product(by, &mut c, 0, 3, (dense(&[], 0), 0), (dense(&[], 3), 0), 1, 2, 3, 0, false, none);
+    product(
+        by,
+        &mut c,
+        0,
+        3,
+        (dense(&[], 0).into(), 0),
+        (dense(&[], 3).into(), 0),
+        1,
+        2,
+        3,
+        0,
+        false,
+        none,
+    );
     assert_eq!(c, [0.0; 6]);
 }
 

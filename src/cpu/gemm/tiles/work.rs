@@ -1,6 +1,7 @@
 //! Tiles for kernels that lay out operands of their own, as attention does: one part, bf16.
 
 use super::super::Mat;
+use super::super::factor::Start;
 use super::super::pack::{Operand, Source};
 use super::{Parts, SIDE, STEP, Soon, Sums, TILE, Unit, Work, available, pack_for, panel};
 use crate::cpu::simd::{LANES, Real};
@@ -109,8 +110,8 @@ impl Layout {
     ) {
         x.check("X", (1, 0), lanes, k);
         assert_eq!(panel(Parts::One, k), self.size, "panels of another depth");
-        let source =
-            Source { data: x.data.as_ptr(), lane: x.row_stride, step: x.col_stride, lanes, k };
+        let data = Start::Own(x.data.as_ptr());
+        let source = Source { data, lane: x.row_stride, step: x.col_stride, lanes, k };
         // SAFETY: the matrix is inside its slice.
         unsafe { pack_for::<U>(dst, source, operand, Parts::One) };
     }
