@@ -303,6 +303,10 @@ fn lines_prompts_and_beams() {
     assert_eq!(generate(&["--prompt", "an", "ann", "--json"]), both);
     let beams = generate(&["--prompt", "an", "--num-beams", "3", "--stop", "\n"]);
     assert!(beams.starts_with("an") && beams.lines().count() == 1, "{beams}");
+    let short = |threads| generate(&["--prompt", "an", "--dtype", "bf16", "--threads", threads]);
+    assert!(short("1").starts_with("an") && short("1") == short("3"));
+    let f16 = ["generate", "--from", "run", "--dtype", "f16"];
+    refuses(&folder, &f16, 2, &["--dtype", "f32 or bf16"]);
     refuses(
         &folder,
         &["generate", "--from", "run", "--prompts-file", "none.txt"],

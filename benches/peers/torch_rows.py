@@ -162,11 +162,16 @@ class Block(nn.Module):
         self.c_attn, self.attn_proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.c_fc, self.mlp_proj = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
-    def forward(self, x):
+    def forward(self, x, cache=None, seen=0):
+        """With a cache of keys and values [B, H, context, D]: the t tokens after those `seen`."""
         b, t, c = x.shape
         qkv = self.c_attn(self.ln_1(x)).view(b, t, 3, self.heads, c // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        if cache is not None:
+            for kept, new in zip(cache, (k, v)):
+                kept[:, :, seen : seen + t] = new
+            k, v = (kept[:, :, : seen + t] for kept in cache)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=t > 1)
         x = x + self.attn_proj(y.transpose(1, 2).reshape(b, t, c))
         return x + self.mlp_proj(F.gelu(self.c_fc(self.ln_2(x)), approximate="tanh"))
 
@@ -178,10 +183,10 @@ class GPT(nn.Module):
         self.h = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.ln_f = nn.LayerNorm(width)
 
-    def forward(self, ids):
-        x = self.wte(ids) + self.wpe.weight[: ids.shape[1]]
-        for block in self.h:
-            x = block(x)
+    def forward(self, ids, caches=None, seen=0):
+        x = self.wte(ids) + self.wpe.weight[seen : seen + ids.shape[1]]
+        for i, block in enumerate(self.h):
+            x = block(x, caches and caches[i], seen)
         return F.linear(self.ln_f(x), self.wte.weight)
 
 
@@ -219,14 +224,31 @@ def train(bench):
 
 
 def decode(bench):
-    """Reading one text; writing token by token has no counterpart without a cache."""
+    """Reading one text; writing the second half of it token by token, with a cache of keys and values."""
     for name in ("char-cpu", "gpt2-124m"):
         if bench.wants(name):
             vocab, context, layers, heads, width, _ = MODELS[name]
             model = GPT(vocab, context, layers, heads, width).eval()
             ids = torch.randint(0, vocab, (1, context))
-            with torch.no_grad():
+            with torch.inference_mode():
                 bench.row("prefill", name, "f32", lambda: model(ids), tokens=context)
+            for dtype in ("f32", "bf16"):
+                kind = torch.bfloat16 if dtype == "bf16" else torch.float32
+                model = model.to(kind)
+                with torch.inference_mode():
+                    shape = (1, heads, context, width // heads)
+                    caches = [[torch.zeros(shape, dtype=kind) for _ in "kv"] for _ in range(layers)]
+                    half = context // 2
+                    model(ids[:, :half], caches)
+                    seen = half
+
+                    def token():
+                        nonlocal seen
+                        seen = half if seen == context else seen
+                        model(ids[:, seen : seen + 1], caches, seen)
+                        seen += 1
+
+                    bench.row("decode", name, dtype, token, tokens=1)
 
 
 GROUPS = {f.__name__: f for f in (gemm, rowops, optim, attention, rnn, train, decode)}

@@ -7,11 +7,11 @@ use serde::Serialize;
 
 use super::layers::{self, Sources};
 use super::terminal::{self, To, dim, note};
-use super::values::{count, count_or_zero, not_negative, positive, share};
+use super::values::{count, count_or_zero, dtype, not_negative, positive, share};
 use crate::train::control::in_pool;
 use crate::train::generate::Writer;
 use crate::train::sampling::GenerateOptions;
-use crate::{Device, Error, Result};
+use crate::{DType, Device, Error, Result};
 
 /// Write text with a model, from a prompt
 #[derive(Debug, clap::Args)]
@@ -23,7 +23,8 @@ Examples:
   handloom generate --from runs/book --prompts-file beginnings.txt --num-beams 4 --json
   echo \"Once upon a time\" | handloom generate --from runs/book --prompt -
 
-The same seed writes the same text, on any machine, at any number of threads, alone or among others.")]
+The same seed writes the same text, on any machine, at any number of threads, alone or among others; with --dtype bf16
+another one, also the same everywhere.")]
 pub struct Generate {
     /// A run folder (its best model is taken) or a model folder
     #[arg(long, value_name = "DIR")]
@@ -45,6 +46,9 @@ pub struct Generate {
     /// Threads; the text does not depend on it [default: one a core]
     #[arg(long, value_name = "N", value_parser = count)]
     threads: Option<usize>,
+    /// How weights are stored: f32, or bf16, which takes half the memory and writes nearly twice as fast (gpt, on a CPU)
+    #[arg(long, value_name = "DTYPE", default_value = "f32", value_parser = dtype)]
+    dtype: DType,
     /// Where to compute: cpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     device: Device,
@@ -92,10 +96,19 @@ impl Generate {
         let options: GenerateOptions = layers::resolve(&self.sources, &self.flags)?;
         options.validate()?;
         self.device.check()?;
+        if self.dtype != DType::F32 && self.device != Device::Cpu {
+            return Err(Error::Usage(
+                "--dtype bf16 is for --device cpu; a GPU computes in f32".into(),
+            ));
+        }
         let prompts = self.prompts()?;
         in_pool(self.threads.unwrap_or(0), || {
             let writer = Writer::open(&self.from)?;
             writer.model().to_device(self.device)?;
+            if self.dtype != DType::F32 {
+                let refused = |e| Error::Usage(format!("--dtype {}: {e}", self.dtype));
+                writer.model().store_weights(self.dtype).map_err(refused)?;
+            }
             match prompts.as_slice() {
                 [one] if !self.json => self.stream(&writer, one, options),
                 all => self.batch(&writer, all, options),

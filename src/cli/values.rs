@@ -1,5 +1,7 @@
 //! What a flag's value must be, said once: clap prints the sentence after the flag's name.
 
+use crate::DType;
+
 /// A finite number above 0.
 pub fn positive(text: &str) -> Result<f64, String> {
     number(text, |x| x > 0.0, "a number above 0")
@@ -47,6 +49,15 @@ fn whole(text: &str, least: usize) -> Result<usize, String> {
     match n {
         Some(n) if n >= least => Ok(n),
         _ => Err(format!("must be a whole number of {least} or more")),
+    }
+}
+
+/// How weights can be stored.
+pub fn dtype(text: &str) -> Result<DType, String> {
+    match text {
+        "f32" => Ok(DType::F32),
+        "bf16" => Ok(DType::BF16),
+        _ => Err("must be f32 or bf16".into()),
     }
 }
 

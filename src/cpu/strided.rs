@@ -9,7 +9,7 @@ use std::any::TypeId;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use super::simd::Number;
+use super::simd::{Kernel, Number, Real, Vector, round_row};
 use super::threads::{self, CHUNK};
 use super::walk::Walk;
 
@@ -164,9 +164,8 @@ fn cast_chunk<A: Number, B: Number>(out: &mut [B], src: &[A]) {
     if is::<A, B>() {
         out.copy_from_slice(bytemuck::cast_slice(src));
     } else if is::<A, f32>() && is::<B, bf16>() {
-        let (out, src): (&mut [u16], &[u32]) =
-            (bytemuck::cast_slice_mut(out), bytemuck::cast_slice(src));
-        out.iter_mut().zip(src).for_each(|(o, &x)| *o = bf16_bits(x));
+        let (out, src) = (bytemuck::cast_slice_mut(out), bytemuck::cast_slice(src));
+        f32::dispatch(Round { out, src });
     } else if is::<A, bf16>() && is::<B, f32>() {
         let (out, src): (&mut [u32], &[u16]) =
             (bytemuck::cast_slice_mut(out), bytemuck::cast_slice(src));
@@ -182,17 +181,25 @@ fn cast_chunk<A: Number, B: Number>(out: &mut [B], src: &[A]) {
     }
 }
 
-/// The bits of an `f32` as those of the nearest `bf16`, ties to even; NaN stays NaN.
-#[inline(always)]
-fn bf16_bits(x: u32) -> u16 {
-    let rounded = x.wrapping_add(0x7FFF + ((x >> 16) & 1)) >> 16;
-    let nan = (x >> 16) | 0x40;
-    (if x & 0x7FFF_FFFF > 0x7F80_0000 { nan } else { rounded }) as u16
+/// `f32` to the nearest `bf16`.
+struct Round<'a> {
+    out: &'a mut [bf16],
+    src: &'a [f32],
+}
+
+impl Kernel<f32> for Round<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector<Elem = f32>>(self) {
+        round_row::<V>(self.out, self.src);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::rows::testing::{narrow, numbers};
+    use super::super::simd::at_every_level;
     use super::*;
 
     fn offsets(shape: &[usize], strides: &[usize]) -> Vec<usize> {
@@ -279,6 +286,10 @@ mod tests {
 
     #[test]
     fn narrowing_rounds_to_nearest_even() {
+        at_every_level(|_| narrowing());
+    }
+
+    fn narrowing() {
         let patterns = (0..=u32::MAX).step_by(65_521).map(f32::from_bits);
         let x: Vec<f32> = patterns.chain(narrow(&numbers(1000, 1.0, 1))).collect();
         let mut out = vec![bf16::ZERO; x.len()];

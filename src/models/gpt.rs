@@ -14,7 +14,7 @@
 
 use super::{
     GptConfig, Inputs, LanguageModel, Memory, ModelConfig, Purpose, State, at_positions,
-    check_context,
+    check_context, store,
 };
 use crate::autograd::{Scope, no_grad};
 use crate::error::{Error, Result};
@@ -22,7 +22,7 @@ use crate::nn::{
     Activation, Dropout, Embedding, Init, KvCache, LayerNorm, Linear, Module, Visitor,
 };
 use crate::ops::{self, Attention, CrossEntropy};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
 /// Causal self-attention on a fused projection.
 struct SelfAttention {
@@ -221,9 +221,11 @@ impl Gpt {
             return Err(Error::op("gpt", format!("ids {:?} are not [B, T]", ids.shape())));
         };
         check_context("gpt", start + t, self.sizes.n_positions)?;
-        let mut x = self.wte.forward(ids)?; // [B, T, C]
+        // The table may be stored in bf16; what goes through the model is not.
+        let vectors = |ids| self.wte.forward(ids)?.to_dtype(self.wpe.weight.dtype());
+        let mut x = vectors(ids)?; // [B, T, C]
         if let Some(types) = types {
-            x = x.add(&self.wte.forward(types)?)?; // GPT-2 keeps token types in the token table
+            x = x.add(&vectors(types)?)?; // GPT-2 keeps token types in the token table
         }
         self.drop.forward(&x.add(&self.wpe.rows(start, t)?)?)
     }
@@ -279,7 +281,7 @@ impl LanguageModel for Gpt {
 
     fn new_state(&self, batch: usize) -> Result<State> {
         let c = &self.sizes;
-        let dtype = self.wte.weight.dtype();
+        let dtype = self.wpe.weight.dtype();
         let cache = |_| KvCache::new(batch, c.n_positions, c.n_embd, dtype);
         Ok(State {
             memory: Memory::Keys((0..c.n_layer).map(cache).collect::<Result<_>>()?),
@@ -325,6 +327,12 @@ impl LanguageModel for Gpt {
         if purpose != Purpose::LanguageModel {
             self.lm_head = None;
         }
+    }
+
+    fn store_weights(&self, dtype: DType) -> Result<()> {
+        let mut weights = vec![&self.wte.weight];
+        self.for_each_linear(&mut |_, layer| weights.push(&layer.weight));
+        weights.into_iter().try_for_each(|weight| store(weight, dtype))
     }
 
     fn forward_flops(&self, batch: usize, t: usize) -> u64 {

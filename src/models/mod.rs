@@ -47,7 +47,7 @@ pub use word_encoder::{WordEncoder, WordEncoderConfig};
 pub use word_tagger::{WordTagger, WordTaggerConfig};
 
 use crate::error::{Error, Result};
-use crate::nn::{KvCache, Module, RecurrentState, StateDict};
+use crate::nn::{KvCache, Module, Parameter, RecurrentState, StateDict};
 use crate::ops::{self, CrossEntropy};
 use crate::tensor::{DType, Device, Tensor};
 
@@ -145,6 +145,20 @@ impl<'a> Inputs<'a> {
     }
 }
 
+/// Stores a matrix that products read as `dtype`; one in bf16 is frozen.
+fn store(weight: &Parameter, dtype: DType) -> Result<()> {
+    if ![DType::F32, DType::BF16].contains(&dtype) {
+        return Err(Error::op(
+            "store_weights",
+            format!("weights are stored as f32 or bf16, not as {dtype}"),
+        ));
+    }
+    if dtype == DType::BF16 {
+        weight.set_requires_grad(false);
+    }
+    weight.convert(dtype)
+}
+
 /// What a model is going to be used for. A part that the use has no gradient for would stay as it
 /// is for ever, so it is taken out or frozen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,6 +216,21 @@ pub trait LanguageModel: Module {
 
     /// Takes out or freezes what `purpose` has no use for.
     fn prepare_for(&mut self, purpose: Purpose);
+
+    /// Stores the matrices that products read as `dtype`: in bf16, which freezes them, they take half the memory, and on
+    /// a CPU a token is written in little more than half the time. What goes through the model stays in the type it has.
+    ///
+    /// # Errors
+    /// For a type that products do not read, and for a model whose kernels read f32 alone.
+    fn store_weights(&self, dtype: DType) -> Result<()> {
+        let mut result = Ok(());
+        self.for_each_linear(&mut |_, layer| {
+            if result.is_ok() {
+                result = store(&layer.weight, dtype);
+            }
+        });
+        result
+    }
 
     /// Floating-point operations of the matrix products of one forward pass with all logits (a
     /// multiply-add counts as two). A training step takes about three times that.

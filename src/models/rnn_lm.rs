@@ -232,6 +232,13 @@ impl LanguageModel for RnnLm {
         }
     }
 
+    fn store_weights(&self, dtype: DType) -> Result<()> {
+        match dtype {
+            DType::F32 => Ok(()),
+            _ => Err(Error::op("store_weights", "a recurrent model keeps its weights in f32")),
+        }
+    }
+
     fn forward_flops(&self, batch: usize, t: usize) -> u64 {
         let n = |x: usize| x as u64;
         let c = &self.sizes;

@@ -96,6 +96,42 @@ fn reading_on_from_a_state_is_reading_at_once() {
     assert_eq!(build(&small("bert"), 3).unwrap().new_state(1).err().unwrap().exit_code(), 2);
 }
 
+/// Weights in bf16 are the same numbers, read from half as many bytes.
+#[test]
+fn weights_in_bf16_are_weights_rounded_to_it() {
+    let stored = build(&small("gpt"), 3).unwrap();
+    stored.store_weights(DType::BF16).unwrap();
+    let rounded = build(&small("gpt"), 3).unwrap();
+    let mut halves = 0;
+    for ((name, short), (_, long)) in
+        stored.named_parameters().into_iter().zip(rounded.named_parameters())
+    {
+        let product_reads = short.shape().len() == 2 && !name.contains("wpe");
+        assert_eq!(short.dtype() == DType::BF16, product_reads, "{name}");
+        assert_eq!(short.requires_grad(), !product_reads, "{name}");
+        halves += product_reads as usize;
+        long.load(&short.data().to_dtype(DType::F32).unwrap()).unwrap();
+    }
+    assert_eq!(halves, 1 + 2 * 4);
+    let ids = ids(2, 9, 1);
+    let logits = |model: &dyn LanguageModel| {
+        let mut state = model.new_state(2).unwrap();
+        let read = model.hidden_with_state(&ids.narrow(1, 0, 8).unwrap(), &mut state);
+        assert_eq!(read.unwrap().dtype(), DType::F32);
+        let next = model.next_logits(&ids.narrow(1, 8, 1).unwrap(), &mut state).unwrap();
+        let all = model.logits(&model.hidden(&Inputs::new(&ids)).unwrap()).unwrap();
+        let loss = model.loss(&ids, &ids).unwrap();
+        [next, all, loss].map(|x| x.to_vec::<f32>().unwrap())
+    };
+    let ([next, all, loss], [other_next, other_all, other_loss]) =
+        (logits(stored.as_ref()), logits(rounded.as_ref()));
+    assert!(next == other_next && all == other_all);
+    assert!((loss[0] - other_loss[0]).abs() < 1e-6);
+    assert!(stored.store_weights(DType::F16).is_err());
+    let message = build(&small("lstm"), 3).unwrap().store_weights(DType::BF16).unwrap_err();
+    assert!(message.to_string().contains("f32"), "{message}");
+}
+
 #[test]
 fn a_context_has_an_end() {
     let model = build(&small("gpt"), 3).unwrap();

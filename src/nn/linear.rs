@@ -153,6 +153,41 @@ impl Module for Linear {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::Key;
+
+    /// W in bf16 beside an x in f32, and all in bf16: the numbers of f32, rounded at the end.
+    #[test]
+    fn bf16_is_read_as_it_is() {
+        let key = |stream| Key { seed: 7, stream, step: 0 };
+        let randn = |shape: [usize; 2], stream| {
+            Tensor::randn(shape, DType::F32, key(stream)).unwrap().to_dtype(DType::BF16).unwrap()
+        };
+        let (x, w, dy) = (randn([40, 70], 1), randn([50, 70], 2), randn([40, 50], 3));
+        let b = randn([1, 50], 4).reshape(50).unwrap();
+        let run = |of_x: DType, of_w: DType| {
+            let leaf = |t: &Tensor, dtype| t.to_dtype(dtype).unwrap().requires_grad_().unwrap();
+            let (x, w, b) = (leaf(&x, of_x), leaf(&w, of_w), leaf(&b, of_x));
+            let y = ops::linear(&x, &w, Some(&b)).unwrap();
+            y.mul(&dy.to_dtype(of_x).unwrap()).unwrap().sum_all().unwrap().backward().unwrap();
+            let grads = [&x, &w, &b].map(|t| t.grad().unwrap());
+            assert_eq!(grads.each_ref().map(Tensor::dtype), [of_x, of_w, of_x]);
+            let [dx, dw, db] = grads;
+            [y, dx, dw, db].map(|t| t.to_f64_vec().unwrap())
+        };
+        let rounded = |x: &[f64]| x.iter().map(|&x| half::bf16::from_f64(x).to_f64()).collect();
+        let plain = run(DType::F32, DType::F32);
+        let [y, dx, dw, db] = run(DType::F32, DType::BF16);
+        let short: Vec<f64> = rounded(&plain[2]);
+        assert_eq!([&y, &dx, &dw, &db], [&plain[0], &plain[1], &short, &plain[3]]);
+        // Sums in another order, where the machine multiplies bf16 itself, may round the other way.
+        for (short, plain) in run(DType::BF16, DType::BF16).iter().zip(&plain) {
+            for (x, y) in short.iter().zip(plain) {
+                assert!((x - y).abs() <= y.abs() / 250.0 + 1e-4, "{x} for {y}");
+            }
+        }
+        let message = ops::linear(&x, &w.to_dtype(DType::F32).unwrap(), None).unwrap_err();
+        assert!(message.to_string().contains("do not mix"), "{message}");
+    }
 
     #[test]
     fn forward_is_the_affine_map_and_gradients_arrive() {

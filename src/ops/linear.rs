@@ -16,14 +16,16 @@
 //! the end; where x is bf16, products are those of [`Precision::Medium`], which lose nothing of it.
 
 use super::entry::{Entry, ErrorCase, Input, Sample};
-use super::{expect_shape, grads, precision_for, readable, rows_and_cols, same_device, same_dtype};
+use super::{
+    expect_shape, grads, precision_for, readable, rows_and_cols, same_dtype, same_dtype_or_bf16,
+};
 use crate::autograd::{Context, record};
 use crate::cpu::gemm::{self, Epilogue, Factor, Precision};
 use crate::cpu::linear::{self as kernels, Operands};
 use crate::cpu::reduce::{self, Reduce};
 use crate::cpu::unary::{self, Unary};
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Device, Dims, Element, Tensor, for_float, kernel, kernel_on};
+use crate::tensor::{DType, Device, Dims, Element, Tensor, for_float, kernel_on};
 
 /// A row-major matrix with `$cols` columns, read as it is.
 macro_rules! plain {
@@ -42,10 +44,7 @@ macro_rules! flipped {
 /// Checks the operands of `name` and gives the shape of its output.
 #[track_caller]
 fn check(name: &'static str, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Dims> {
-    match (x.dtype(), weight.dtype()) {
-        (DType::F32, DType::BF16) => same_device(name, x, weight)?,
-        _ => same_dtype(name, x, weight)?,
-    }
+    same_dtype_or_bf16(name, x, weight)?;
     let &[out, inner] = weight.shape() else {
         return Err(Error::op(name, format!("weight {:?} is not a matrix", weight.shape())));
     };
@@ -115,11 +114,11 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     let shape = check("linear", x, weight, bias)?;
     let call = Call::new(x, weight, bias)?;
     let Call { rows, inner, out, precision, .. } = call;
-    let mut y = call.output(&shape)?;
-    kernel!("linear", y, T => {
+    let mut y = call.x.new_empty(&shape)?;
+    kernel_on!("linear", y.device(), y.dtype().summed_in(), T => {
         let epilogue = call.bias.as_ref().map_or(Epilogue::None, |b| Epilogue::Bias(b.slice_ref()));
         let (x, w) = (plain!(call.x, inner), flipped!(call.w, inner));
-        gemm::gemm_at::<T>(precision, y.slice_mut(), out, x, w, rows, out, inner, false, epilogue)
+        gemm::gemm_to::<T>(precision, y.slice_mut(), x, w, rows, out, inner, epilogue)
     });
     let mut inputs: smallvec::SmallVec<[&Tensor; 3]> = smallvec::smallvec![x, weight];
     inputs.extend(bias);
@@ -223,21 +222,19 @@ fn backward(ctx: &mut Context, dy: &Tensor, to: DType, bias: bool) -> Result<[Op
     let (out, inner) = (w.shape()[0], w.shape()[1]);
     let (rows, _) = rows_and_cols(x.shape());
     let sums = dy.dtype().summed_in();
-    let fresh = |needed: bool, shape: &[usize]| {
-        needed.then(|| Tensor::empty_on(shape, sums, dy.device())).transpose()
-    };
+    let fresh = |needed: bool, shape: &[usize]| needed.then(|| dy.new_empty(shape)).transpose();
     let mut dx = fresh(ctx.needs[0], x.shape())?;
     let mut dw = fresh(ctx.needs[1], w.shape())?;
-    let mut db = fresh(bias, &[out])?;
+    let mut db = bias.then(|| Tensor::empty_on(out, sums, dy.device())).transpose()?;
     let precision = precision_for(&x);
     kernel_on!("linear", dy.device(), sums, T => {
         if let Some(dx) = &mut dx {
             let (dy, w) = (plain!(dy, out), plain!(w, inner));
-            gemm::gemm_at::<T>(precision, dx.slice_mut(), inner, dy, w, rows, inner, out, false, Epilogue::None);
+            gemm::gemm_to::<T>(precision, dx.slice_mut(), dy, w, rows, inner, out, Epilogue::None);
         }
         if let Some(dw) = &mut dw {
             let (dy, x) = (flipped!(dy, out), plain!(x, inner));
-            gemm::gemm_at::<T>(precision, dw.slice_mut(), inner, dy, x, out, inner, rows, false, Epilogue::None);
+            gemm::gemm_to::<T>(precision, dw.slice_mut(), dy, x, out, inner, rows, Epilogue::None);
         }
         if let Some(db) = &mut db {
             let dy = dy.cast(sums)?;

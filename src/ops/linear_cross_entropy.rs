@@ -21,7 +21,7 @@
 use super::cross_entropy::{CrossEntropy, Reduction, check_targets, cross_entropy, total};
 use super::entry::{Entry, ErrorCase, Input, Sample};
 use super::linear::linear;
-use super::{expect_shape, expect_u32, grads, rows_and_cols, same_dtype};
+use super::{expect_shape, expect_u32, grads, rows_and_cols, same_dtype, same_dtype_or_bf16};
 use crate::autograd::{Mode, record};
 use crate::cpu::gemm::{self, Epilogue, KC, Mat};
 use crate::cpu::reduce::{self, Reduce};
@@ -77,7 +77,7 @@ pub fn linear_cross_entropy(
             ),
         ));
     }
-    same_dtype(OP, x, weight)?;
+    same_dtype_or_bf16(OP, x, weight)?;
     if let Some(bias) = bias {
         same_dtype(OP, x, bias)?;
         expect_shape(OP, "bias", bias, &[vocab])?;
@@ -89,7 +89,7 @@ pub fn linear_cross_entropy(
         return Err(Error::op(OP, format!("label smoothing {smoothing} is not in [0, 1]")));
     }
     let one_number = options.reduction != Reduction::None && options.weight.is_none();
-    if !one_number || x.dtype().is_half() || x.device() != Device::Cpu {
+    if !one_number || weight.dtype().is_half() || x.device() != Device::Cpu {
         return cross_entropy(&linear(x, weight, bias)?, targets, options);
     }
     let (rows, _) = rows_and_cols(x.shape());

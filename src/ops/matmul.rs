@@ -16,7 +16,7 @@ use super::{grads, precision_for, readable, same_dtype};
 use crate::autograd::record;
 use crate::cpu::gemm::{self, Factor};
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Dims, Tensor, broadcast_shapes, kernel};
+use crate::tensor::{DType, Dims, Tensor, broadcast_shapes, kernel, kernel_on};
 
 /// A stack of matrices: `[batch, rows, cols]` with the strides of each axis.
 struct Stack {
@@ -51,28 +51,30 @@ fn refuse(a: &Tensor, b: &Tensor, why: &str) -> Error {
     Error::op("matmul", format!("{:?} × {:?}: {why}", a.shape(), b.shape()))
 }
 
-/// The product without history, in the type that it is summed in.
+/// The product without history, in the type of `a` or that which it is summed in.
 #[track_caller]
 fn product(a: &Tensor, b: &Tensor, batch: &[usize]) -> Result<Tensor> {
     let (m, k, n) = (a.shape()[a.rank() - 2], a.shape()[a.rank() - 1], b.shape()[b.rank() - 1]);
     let shape: Dims = batch.iter().copied().chain([m, n]).collect();
     let (a, b) = (&readable(a)?, &readable(b)?);
-    let mut c = Tensor::empty_on(&shape, a.dtype().summed_in(), a.device())?;
+    let sums = a.dtype().summed_in();
     if b.rank() == 2
         && let Some(tall) = a.layout().reshape(&[a.numel() / k.max(1), k])
         && k > 0
     {
         let rows = tall.shape[0];
         let a_strides = (tall.strides[0], tall.strides[1]);
-        kernel!("matmul", c, T => gemm::gemm_at::<T>(
-            precision_for(a), c.slice_mut(), n,
+        let mut c = a.new_empty(&shape)?;
+        kernel_on!("matmul", a.device(), sums, T => gemm::gemm_to::<T>(
+            precision_for(a), c.slice_mut(),
             Factor { data: a.strided_ref(), row_stride: a_strides.0, col_stride: a_strides.1 },
             Factor { data: b.strided_ref(), row_stride: b.strides()[0], col_stride: b.strides()[1] },
-            rows, n, k, false, gemm::Epilogue::None
+            rows, n, k, gemm::Epilogue::None
         ));
         return Ok(c);
     }
     let count: usize = batch.iter().product();
+    let mut c = Tensor::empty_on(&shape, sums, a.device())?;
     let (a, b) = (Stack::new(a, batch)?, Stack::new(b, batch)?);
     kernel!("matmul", c, T => gemm::gemm_batched::<T>(
         c.slice_mut(), m * n, n,

@@ -93,8 +93,8 @@ fn readable(x: &Tensor) -> Result<Tensor> {
 
 /// How exactly products with `x` are computed: as the mode says, but what is bf16 loses nothing by being rounded to it.
 fn precision_for(x: &Tensor) -> Precision {
-    match x.dtype() {
-        DType::BF16 => Precision::Medium,
+    match (x.dtype(), x.device()) {
+        (DType::BF16, Device::Cpu) => Precision::Medium,
         _ => Mode::current().precision,
     }
 }
@@ -131,6 +131,15 @@ fn same_dtype(op: &'static str, a: &Tensor, b: &Tensor) -> Result<()> {
         op,
         format!("{} and {} do not mix; convert one of them with to_dtype", a.dtype(), b.dtype()),
     ))
+}
+
+/// As [`same_dtype`], but beside an x in f32 a weight may be stored in bf16.
+#[track_caller]
+fn same_dtype_or_bf16(op: &'static str, x: &Tensor, weight: &Tensor) -> Result<()> {
+    match (x.dtype(), weight.dtype()) {
+        (DType::F32, DType::BF16) => same_device(op, x, weight),
+        _ => same_dtype(op, x, weight),
+    }
 }
 
 /// Refuses ids and masks that are not `u32`.

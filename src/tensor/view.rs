@@ -5,7 +5,7 @@
 
 use super::Tensor;
 use super::dtype::{DType, Element};
-use crate::cpu::gemm::Elements;
+use crate::cpu::gemm::{Elements, Output};
 
 /// Elements to read: `len` of them from element `from` of the buffer.
 pub(crate) trait View<'a>: Sized {
@@ -44,6 +44,15 @@ impl<'a, E: Element> ViewMut<'a> for &'a mut [E] {
         let whole =
             tensor.storage.as_mut_slice().expect("only a tensor with one owner is written to");
         &mut whole[from..][..len]
+    }
+}
+
+impl<'a, E: Element> ViewMut<'a> for Output<'a, E> {
+    fn of(tensor: &'a mut Tensor, from: usize, len: usize) -> Self {
+        match tensor.dtype {
+            DType::BF16 => Output::Bf16(ViewMut::of(tensor, from, len)),
+            _ => Output::Own(ViewMut::of(tensor, from, len)),
+        }
     }
 }
 

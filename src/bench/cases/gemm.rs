@@ -61,24 +61,24 @@ fn product(
     })
 }
 
-/// `C = A B`; a transposed operand lies in memory the other way round and is read through a view. In bf16
-/// the numbers are those of bf16 and lie there as f32, as weights and activations do in training: rounding
-/// them is part of the product.
+/// `C = A B`; a transposed operand lies in memory the other way round and is read through a view. In bf16 all three
+/// matrices are stored as bf16.
 fn work(
     [m, n, k]: [usize; 3],
     (ta, tb): (bool, bool),
     precision: Precision,
     dtype: DType,
 ) -> Result<Work> {
-    let a = normal(&if ta { [k, m] } else { [m, k] }, dtype, 1)?.to_dtype(DType::F32)?;
-    let b = normal(&if tb { [n, k] } else { [k, n] }, dtype, 2)?.to_dtype(DType::F32)?;
+    let a = normal(&if ta { [k, m] } else { [m, k] }, dtype, 1)?;
+    let b = normal(&if tb { [n, k] } else { [k, n] }, dtype, 2)?;
     let a = if ta { a.t()? } else { a };
     let b = if tb { b.t()? } else { b };
-    let (reads, writes) = (4.0 * (m * k + k * n) as f64, 4.0 * (m * n) as f64);
+    let element = dtype.size() as f64;
+    let (reads, writes) = (element * (m * k + k * n) as f64, element * (m * n) as f64);
     let operands = (a.clone(), b.clone());
     Ok(Work::new(
         Cost::flops(2.0 * (m * n * k) as f64, reads, writes),
-        tolerance(DType::F32),
+        tolerance(dtype),
         move || no_grad(|| matmul_precision(precision, || Ok(smallvec![a.matmul(&b)?]))),
         move |c| {
             let (a, b) =

@@ -59,7 +59,10 @@ pub(super) fn cases() -> Vec<Case> {
         SIZES.iter().copied().filter(|s| ["micro", "char-cpu", "gpt2-124m"].contains(&s.name))
     {
         list.push(case("decode", "prefill", size, prefill));
-        list.push(case("decode", "decode", size, decode));
+        for dtype in [DType::F32, DType::BF16] {
+            let case = Case::new("decode", "decode", size.name, dtype, move || decode(size, dtype));
+            list.push(if size.name == "micro" { case.quick() } else { case });
+        }
     }
     list
 }
@@ -80,9 +83,10 @@ impl Size {
         Gpt::new(&config, 1)
     }
 
-    /// The same model in `f64`.
-    fn reference(&self) -> Result<Gpt> {
+    /// The same model in `f64`, of weights stored as `dtype`.
+    fn reference(&self, dtype: DType) -> Result<Gpt> {
         let model = self.model()?;
+        model.store_weights(dtype)?;
         let mut result = Ok(());
         model.for_each_parameter(&mut |_: &str, parameter: &Parameter| {
             if result.is_ok() {
@@ -129,7 +133,7 @@ fn train_step(size: Size, precision: Precision) -> Result<Work> {
         },
         move |got| {
             // Loss and norm of all gradients together, of the same model in f64.
-            let model = size.reference()?;
+            let model = size.reference(DType::F32)?;
             let loss = model.loss(&of.0, &of.1)?;
             loss.backward()?;
             let mut squares = 0.0;
@@ -161,7 +165,7 @@ fn prefill(size: Size) -> Result<Work> {
         1e-4,
         move || no_grad(|| Ok(smallvec![model.logits(&model.hidden(&Inputs::new(&text))?)?])),
         move |got| {
-            let model = size.reference()?;
+            let model = size.reference(DType::F32)?;
             no_grad(|| {
                 reference::distance(&got[0], &model.logits(&model.hidden(&Inputs::new(&of))?)?)
             })
@@ -169,10 +173,11 @@ fn prefill(size: Size) -> Result<Work> {
     ))
 }
 
-/// Writes one token after those before it, with the cache of keys and values. Every weight is read once
-/// for it, so memory sets the pace.
-fn decode(size: Size) -> Result<Work> {
+/// Writes one token after those before it, with the cache of keys and values. Every weight, stored as `dtype`, is read
+/// once for it, so memory sets the pace.
+fn decode(size: Size, dtype: DType) -> Result<Work> {
     let model = size.model()?;
+    model.store_weights(dtype)?;
     let n = model.num_parameters();
     let text = ids(&[1, size.context / 2 + 1], size.vocab, 1)?;
     let prompt = text.narrow(1, 0, size.context / 2)?.contiguous()?;
@@ -180,7 +185,7 @@ fn decode(size: Size) -> Result<Work> {
     let mut state = model.new_state(1)?;
     model.hidden_with_state(&prompt, &mut state)?;
     let start = state.clone();
-    let weights = 4.0 * (n - size.width * size.context) as f64;
+    let weights = (dtype.size() * (n - size.width * size.context)) as f64;
     Ok(Work::new(
         Cost::bytes(weights, 4.0 * size.vocab as f64, weights).tokens(1),
         1e-4,
@@ -191,7 +196,7 @@ fn decode(size: Size) -> Result<Work> {
             Ok(smallvec![no_grad(|| model.next_logits(&token, &mut state))?])
         },
         move |got| {
-            let model = size.reference()?;
+            let model = size.reference(dtype)?;
             let mut state = model.new_state(1)?;
             no_grad(|| reference::distance(&got[0], &model.next_logits(&text, &mut state)?))
         },

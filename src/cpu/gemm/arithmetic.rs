@@ -4,7 +4,7 @@ use super::factor::Start;
 use super::micro::{Block, block, tile_size};
 use super::pack::{Operand, Source, pack};
 use super::tiles::{self, Parts};
-use super::{KC, NB, PAIRS_FROM, PIECE, Precision, bf16};
+use super::{KC, NB, PAIRS_FROM, PIECE, Precision, pairs};
 use crate::cpu::simd::Real;
 
 /// One way to compute a product.
@@ -12,7 +12,7 @@ use crate::cpu::simd::Real;
 pub(super) enum Arithmetic {
     /// Fused multiply-adds, the same bits everywhere.
     Fma,
-    /// Operands rounded to bf16, multiplied in [pairs](bf16).
+    /// Operands rounded to bf16, multiplied in [pairs].
     Pairs,
     /// Operands split into so many bf16, multiplied in [tiles].
     Tiles(Parts),
@@ -37,7 +37,7 @@ impl Arithmetic {
         }
         let work = m.saturating_mul(n).saturating_mul(k);
         let large = m.min(n).min(k) > 1 && work >= PAIRS_FROM;
-        if parts == Parts::One && large && bf16::pays::<T>() {
+        if parts == Parts::One && large && pairs::pays::<T>() {
             Arithmetic::Pairs
         } else {
             Arithmetic::Fma
@@ -125,7 +125,7 @@ impl Arithmetic {
         unsafe {
             match self {
                 Arithmetic::Fma => pack(dst, source, width),
-                Arithmetic::Pairs => bf16::pack(dst, source, width),
+                Arithmetic::Pairs => pairs::pack(dst, source, width),
                 Arithmetic::Tiles(parts) => tiles::pack(dst, source, operand, parts),
                 #[cfg(test)]
                 Arithmetic::Model(parts) => tiles::model::pack(dst, source, operand, parts),
@@ -148,7 +148,7 @@ impl Arithmetic {
         unsafe {
             match self {
                 Arithmetic::Fma => block(operands),
-                Arithmetic::Pairs => bf16::block(Block { k: operands.k.div_ceil(2), ..operands }),
+                Arithmetic::Pairs => pairs::block(Block { k: operands.k.div_ceil(2), ..operands }),
                 Arithmetic::Tiles(parts) => tiles::block(operands, parts, a, b),
                 #[cfg(test)]
                 Arithmetic::Model(parts) => tiles::model::block(operands, parts, a, b),

@@ -193,10 +193,14 @@ fn part<T: Real>(
     let a_room = if pack_a { room(by, rows, most, tile.0) } else { 0 };
     let wide = by.packed_columns();
     let once = !p.accumulate && p.k <= block_of_k && p.then.is_none();
-    let c_far = once && p.m.saturating_mul(p.n) >= FAR_RESULT;
+    let c_far = once && p.m.saturating_mul(p.n) >= FAR_RESULT && p.rounded.is_none();
+    // Sums for a C in bf16 stay here until they are complete: those of all columns, or with one block of k of the few at work.
+    let (sums_ld, sums_step) = if once { (NB, 0) } else { (cols.next_multiple_of(NB), 1) };
+    let sums_room = if p.rounded.is_some() { rows * sums_ld } else { 0 };
     let b_room = if pack_b && !share_b { room(by, cols.min(wide), most, tile.1) } else { 0 };
-    scratch::with(a_room + b_room, |packed: &mut [T]| {
-        let (packed_a, packed_b) = packed.split_at_mut(a_room);
+    scratch::with(a_room + b_room + sums_room, |packed: &mut [T]| {
+        let (packed_a, packed) = packed.split_at_mut(a_room);
+        let (packed_b, sums) = packed.split_at_mut(b_room);
         let mut from = 0;
         // At least once, so that k = 0 writes zeros.
         while from == 0 || from < p.k {
@@ -212,6 +216,10 @@ fn part<T: Real>(
             let a = if pack_a { packed_a.as_ptr() } else { a.own() };
             for at in (0..cols).step_by(NB) {
                 let width = NB.min(cols - at);
+                let (c, ldc) = match p.rounded {
+                    None => (p.c.pointer(p.at + i * p.ldc + j + at), p.ldc),
+                    Some(_) => (sums[at * sums_step..].as_mut_ptr(), sums_ld),
+                };
                 let j = j + at;
                 let b = p.b.data.start().plus(from * p.b.row_stride + j * p.b.col_stride);
                 let (b_lane, b_step) = (p.b.col_stride, p.b.row_stride);
@@ -243,8 +251,8 @@ fn part<T: Real>(
                     b_padded: pack_b,
                     b_far: share_b,
                     c_far,
-                    c: p.c.pointer(p.at + i * p.ldc + j),
-                    ldc: p.ldc,
+                    c,
+                    ldc,
                     m: rows,
                     n: width,
                     k: depth,
@@ -254,6 +262,9 @@ fn part<T: Real>(
                 // SAFETY: A and B are the checked matrices or panels packed before; C's rows and columns
                 // are inside its slice, and no other task has this tile.
                 unsafe { by.block(operands, of_a, of_b) };
+                if last && p.rounded.is_some() {
+                    p.round((i, rows), (j, width), &sums[at * sums_step..], sums_ld);
+                }
                 if let Some(then) = p.then.filter(|_| last) {
                     then(p.piece((i, rows), (j, width)));
                 }

@@ -1,7 +1,8 @@
-//! The factors of a product: matrices to read, stored in the type that the product is summed in or in bf16.
+//! The factors of a product and what it gives: matrices stored in the type that the product is summed in or in bf16.
 //!
 //! bf16 becomes f32 on its way into a panel or a register, which is exact: a product of factors in bf16 has the bits of
-//! the product of the same numbers in f32, and reads half as much.
+//! the product of the same numbers in f32, and reads half as much. A C in bf16 is rounded once, from sums that are
+//! complete and still near.
 
 use half::bf16;
 
@@ -39,6 +40,23 @@ impl<'a, T> Elements<'a, T> {
         match self {
             Elements::Own(data) => data.len(),
             Elements::Bf16(data) => data.len(),
+        }
+    }
+}
+
+/// Elements to write.
+pub enum Output<'a, T> {
+    /// In the type of the sums.
+    Own(&'a mut [T]),
+    /// In bf16, rounded once.
+    Bf16(&'a mut [bf16]),
+}
+
+impl<T> Output<'_, T> {
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Output::Own(data) => data.len(),
+            Output::Bf16(data) => data.len(),
         }
     }
 }

@@ -40,11 +40,11 @@
 //! an element and when, never this sum. NaN and infinity go through as IEEE says.
 
 mod arithmetic;
-mod bf16;
 mod blocked;
 mod factor;
 mod micro;
 mod pack;
+mod pairs;
 mod panels;
 mod serial;
 #[cfg(test)]
@@ -61,9 +61,12 @@ use std::any::TypeId;
 
 use arithmetic::Arithmetic;
 
-use super::simd::{Real, Shared};
+use half::bf16;
 
-pub use factor::{Elements, Factor};
+use super::scratch;
+use super::simd::{Kernel, Real, Shared, Vector, round_row};
+
+pub use factor::{Elements, Factor, Output};
 pub use yardstick::matrixmultiply;
 
 pub(crate) use pack::Operand;
@@ -248,7 +251,26 @@ pub fn gemm_at<'a, T: Real>(
     epilogue: Epilogue<'_, T>,
 ) {
     let by = Arithmetic::new::<T>(precision, (m, n, k));
-    product(by, c, 0, ldc, (a.into(), 0), (b.into(), 0), 1, m, n, k, accumulate, epilogue);
+    let (c, a, b) = (Output::Own(c), (a.into(), 0), (b.into(), 0));
+    product(by, c, 0, ldc, a, b, 1, m, n, k, accumulate, epilogue);
+}
+
+/// As [`gemm_at`] without adding to what is there, into a dense C `[m, n]` that may be bf16.
+///
+/// # Panics
+/// As [`gemm_at`]; for a C in bf16 with [`Epilogue::Then`].
+pub fn gemm_to<'a, T: Real>(
+    precision: Precision,
+    c: Output<'_, T>,
+    a: impl Into<Factor<'a, T>>,
+    b: impl Into<Factor<'a, T>>,
+    m: usize,
+    n: usize,
+    k: usize,
+    epilogue: Epilogue<'_, T>,
+) {
+    let by = Arithmetic::new::<T>(precision, (m, n, k));
+    product(by, c, 0, n, (a.into(), 0), (b.into(), 0), 1, m, n, k, false, epilogue);
 }
 
 /// `count` products of one shape: the i-th reads A at `i · a_stride` and B at `i · b_stride` (a stride of
@@ -271,7 +293,7 @@ pub fn gemm_batched<'a, T: Real>(
     accumulate: bool,
 ) {
     let none = Epilogue::None;
-    let (a, b) = ((a.into(), a_stride), (b.into(), b_stride));
+    let (c, a, b) = (Output::Own(c), (a.into(), a_stride), (b.into(), b_stride));
     product(Arithmetic::Fma, c, c_stride, ldc, a, b, count, m, n, k, accumulate, none);
 }
 
@@ -279,7 +301,9 @@ pub fn gemm_batched<'a, T: Real>(
 #[derive(Clone, Copy)]
 struct Product<'a, T> {
     c: Shared<T>,
-    /// Where C begins in `c`.
+    /// C where it is bf16; `c` is empty then.
+    rounded: Option<Shared<bf16>>,
+    /// Where C begins in either.
     at: usize,
     ldc: usize,
     a: Factor<'a, T>,
@@ -293,7 +317,15 @@ struct Product<'a, T> {
     by: Arithmetic,
 }
 
-impl<T: Copy> Product<'_, T> {
+impl<T: Real> Product<'_, T> {
+    /// Rounds the finished `sums`, rows `ld` apart, to these (first, length) rows and columns of a C in bf16.
+    fn round(&self, (i, rows): (usize, usize), (j, cols): (usize, usize), sums: &[T], ld: usize) {
+        if let Some(c) = self.rounded {
+            let (at, ldc) = (self.at + i * self.ldc + j, self.ldc);
+            T::dispatch(Round { c, at, ldc, rows, cols, sums, ld });
+        }
+    }
+
     /// The piece of C of these (first, length) rows and columns.
     fn piece(&self, (i, rows): (usize, usize), (j, cols): (usize, usize)) -> Piece<'_, T> {
         let (c, at) = (self.c, self.at + i * self.ldc + j);
@@ -302,10 +334,35 @@ impl<T: Copy> Product<'_, T> {
     }
 }
 
+/// A piece of C on its way to bf16.
+struct Round<'a, T> {
+    c: Shared<bf16>,
+    at: usize,
+    ldc: usize,
+    rows: usize,
+    cols: usize,
+    sums: &'a [T],
+    /// From one row of the sums to the next.
+    ld: usize,
+}
+
+impl<T: Real> Kernel<T> for Round<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector<Elem = T>>(self) {
+        for r in 0..self.rows {
+            // SAFETY: each piece of C is rounded once, by who computes it, while C is borrowed.
+            let dst = unsafe { self.c.slice(self.at + r * self.ldc, self.cols) };
+            round_row::<V>(dst, &self.sums[r * self.ld..]);
+        }
+    }
+}
+
 /// Checks everything once, so that the kernels may use pointers, and picks a path.
 fn product<T: Real>(
     by: Arithmetic,
-    c: &mut [T],
+    c: Output<'_, T>,
     c_stride: usize,
     ldc: usize,
     (a, a_stride): (Factor<'_, T>, usize),
@@ -330,9 +387,14 @@ fn product<T: Real>(
     if let Some(bias) = bias {
         assert!(bias.len() >= n, "a bias of {} for {n} columns", bias.len());
     }
-    let c = Shared::new(c);
+    let (c, rounded) = match c {
+        Output::Own(c) => (Shared::new(c), None),
+        Output::Bf16(c) => (Shared::new(&mut []), Some(Shared::new(c))),
+    };
+    assert!(rounded.is_none() || !accumulate && then.is_none(), "C in bf16 is only written");
     let item = |i: usize| Product {
         c,
+        rounded,
         at: i * c_stride,
         ldc,
         // With k = 0 a matrix may be an empty slice that no offset fits.
@@ -349,7 +411,18 @@ fn product<T: Real>(
     if TypeId::of::<T>() == TypeId::of::<f64>() && k > 0 {
         (0..count).for_each(|i| blocked::double(&item(i)));
     } else if (m == 1 || n == 1) && vector::fits(&a, &b, m, n) {
-        vector::run(count, &item);
+        match rounded {
+            None => vector::run(count, &item),
+            // Few enough to be kept whole.
+            Some(_) => (0..count).for_each(|i| {
+                let p = item(i);
+                scratch::with(m * n, |sums: &mut [T]| {
+                    let c = Shared::new(sums);
+                    vector::run(1, &|_| Product { c, rounded: None, at: 0, ldc: n, ..p });
+                    p.round((0, m), (0, n), sums, n);
+                });
+            }),
+        }
     } else {
         return blocked::run(count, &item);
     }

@@ -97,6 +97,15 @@ fn check(m: usize, n: usize, k: usize, layouts: (usize, usize), accumulate: bool
     let none = Precision::Highest;
     gemm_at(none, &mut c, ldc, in_bf16.0, in_bf16.1, m, n, k, accumulate, epilogue);
     same(&c, &expected, &format!("bf16 {what}"));
+    if accumulate {
+        return;
+    }
+    let mut rounded = vec![bf16::NAN; m * n];
+    gemm_to(none, Output::Bf16(&mut rounded), in_bf16.0, in_bf16.1, m, n, k, epilogue);
+    for (i, x) in rounded.iter().enumerate() {
+        let want = bf16::from_f32(expected[i / n * ldc + i % n]);
+        assert_eq!(x.to_bits(), want.to_bits(), "C in bf16 {what}, element {i}");
+    }
 }
 
 fn shortened(x: &[f32]) -> Vec<bf16> {
@@ -133,16 +142,27 @@ pub(super) fn exact_in_every_layout(by: Arithmetic, shapes: &[[usize; 3]]) {
                 Mat { data, row_stride, col_stride }
             };
             let (a, b) = (mat(&a, m, k, a_lies), mat(&b, k, n, b_lies));
-            let mut want = numbers(m * n, 9);
+            let (mut want, plain) = (numbers(m * n, 9), (a, b));
             let bias = Epilogue::Bias(&bias);
             gemm(&mut want, n, a, b, m, n, k, true, bias);
             let (a_short, b_short) = (shortened(a.data), shortened(b.data));
             let in_bf16 = (as_bf16(a, &a_short), as_bf16(b, &b_short));
-            for (a, b) in [(a.into(), b.into()), (in_bf16.0, b.into()), in_bf16] {
+            let mixed = (in_bf16.0, b.into());
+            for (a, b) in
+                [(a.into(), b.into()), mixed].into_iter().take(1 + (a_lies == b_lies) as usize)
+            {
                 let mut got = numbers(m * n, 9);
-                product(by, &mut got, 0, n, (a, 0), (b, 0), 1, m, n, k, true, bias);
+                product(by, Output::Own(&mut got), 0, n, (a, 0), (b, 0), 1, m, n, k, true, bias);
                 assert_eq!(got, want, "{by:?}: {m} × {n} × {k}, {a_lies}{b_lies}");
             }
+            let (a, b, mut rounded) = (in_bf16.0, in_bf16.1, vec![bf16::NAN; m * n]);
+            gemm(&mut want, n, plain.0, plain.1, m, n, k, false, bias);
+            product(by, Output::Bf16(&mut rounded), 0, n, (a, 0), (b, 0), 1, m, n, k, false, bias);
+            assert_eq!(
+                rounded,
+                shortened(&want),
+                "{by:?}: {m} × {n} × {k}, {a_lies}{b_lies}, C in bf16"
+            );
         }
     }
 }

@@ -156,6 +156,34 @@ impl Vector for F32x2 {
         F32x2(eight(src), eight(src.wrapping_add(8)))
     }
     #[inline(always)]
+    fn store_bf16(self, dst: &mut [bf16]) {
+        let dst = &mut dst[..LANES];
+        let eight = inlined(
+            #[inline(always)]
+            |v: __m256| {
+                isa!({
+                    let x = _mm256_castps_si256(v);
+                    let high = _mm256_srli_epi32::<16>(x);
+                    let half = _mm256_add_epi32(
+                        _mm256_set1_epi32(0x7FFF),
+                        _mm256_and_si256(high, _mm256_set1_epi32(1)),
+                    );
+                    let nearest = _mm256_srli_epi32::<16>(_mm256_add_epi32(x, half));
+                    let nan = _mm256_or_si256(high, _mm256_set1_epi32(0x40));
+                    let is_nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
+                    _mm256_blendv_epi8(nearest, nan, is_nan)
+                })
+            },
+        );
+        // SAFETY: the dispatcher has found AVX2; the slice has sixteen elements.
+        unsafe {
+            // Packing goes by halves of a register: 0–3, 8–11, 4–7, 12–15.
+            let mixed = _mm256_packus_epi32(eight(self.0), eight(self.1));
+            let all = _mm256_permute4x64_epi64::<0b11_01_10_00>(mixed);
+            _mm256_storeu_si256(dst.as_mut_ptr().cast(), all);
+        }
+    }
+    #[inline(always)]
     fn prefetch(at: *const f32) {
         // SAFETY: a hint, which no address makes fail.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }

@@ -124,6 +124,24 @@ impl Vector for F32x1 {
         }
     }
     #[inline(always)]
+    fn store_bf16(self, dst: &mut [bf16]) {
+        let dst = &mut dst[..LANES];
+        // SAFETY: the dispatcher has found AVX-512; the slice has sixteen elements.
+        unsafe {
+            let x = _mm512_castps_si512(self.0);
+            let high = _mm512_srli_epi32::<16>(x);
+            let half = _mm512_add_epi32(
+                _mm512_set1_epi32(0x7FFF),
+                _mm512_and_si512(high, _mm512_set1_epi32(1)),
+            );
+            let nearest = _mm512_srli_epi32::<16>(_mm512_add_epi32(x, half));
+            let nan = _mm512_or_si512(high, _mm512_set1_epi32(0x40));
+            let is_nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self.0, self.0);
+            let chosen = _mm512_mask_blend_epi32(is_nan, nearest, nan);
+            _mm256_storeu_si256(dst.as_mut_ptr().cast(), _mm512_cvtepi32_epi16(chosen));
+        }
+    }
+    #[inline(always)]
     fn prefetch_far(at: *const f32) {
         // SAFETY: a hint, which no address makes fail.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }

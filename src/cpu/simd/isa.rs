@@ -173,6 +173,14 @@ impl Real for f32 {
         f32::from_bits((x.to_bits() as u32) << 16)
     }
 
+    #[inline(always)]
+    fn to_bf16(self) -> bf16 {
+        let x = self.to_bits();
+        let nearest = x.wrapping_add(0x7FFF + ((x >> 16) & 1)) >> 16;
+        let nan = (x >> 16) | 0x40;
+        bf16::from_bits(if self.is_nan() { nan } else { nearest } as u16)
+    }
+
     #[inline]
     fn dispatch<K: Kernel<f32>>(kernel: K) -> K::Output {
         // SAFETY: `level` only ever gives one that `available_levels` has found on this machine.
@@ -228,6 +236,11 @@ impl Real for f64 {
     #[inline(always)]
     fn from_bf16(x: bf16) -> f64 {
         f32::from_bf16(x).into()
+    }
+
+    #[inline(always)]
+    fn to_bf16(self) -> bf16 {
+        bf16::from_f64(self)
     }
 
     #[inline]

@@ -75,6 +75,8 @@ pub trait Real: Number + Default + PartialOrd + std::fmt::Debug {
     fn fma(self, a: Self, b: Self) -> Self;
     /// The same number.
     fn from_bf16(x: bf16) -> Self;
+    /// The nearest bf16, ties to even; NaN stays NaN.
+    fn to_bf16(self) -> bf16;
     /// Runs `kernel` on the instruction set in force.
     fn dispatch<K: Kernel<Self>>(kernel: K) -> K::Output;
 }
@@ -167,6 +169,18 @@ impl<T: Real> Stored<T> for bf16 {
     }
 }
 
+/// Writes `src`, rounded as [`Real::to_bf16`] does; both are of one length.
+#[inline(always)]
+pub(crate) fn round_row<V: Vector>(dst: &mut [bf16], src: &[V::Elem]) {
+    let src = &src[..dst.len()];
+    let (to, rest) = dst.as_chunks_mut::<LANES>();
+    let (from, last) = src.as_chunks::<LANES>();
+    for (to, from) in to.iter_mut().zip(from) {
+        V::load(from).store_bf16(to);
+    }
+    rest.iter_mut().zip(last).for_each(|(to, from)| *to = from.to_bf16());
+}
+
 /// A kernel with its arguments, waiting for a vector type.
 pub trait Kernel<T> {
     /// What it returns.
@@ -214,6 +228,11 @@ pub trait Vector: Copy + Send + Sync + 'static {
     unsafe fn load_bf16(src: *const bf16) -> Self {
         // SAFETY: handed through; an array of bf16 is aligned like one.
         Self::from_array(unsafe { *src.cast::<[bf16; LANES]>() }.map(Stored::widen))
+    }
+    /// Writes the lanes, rounded as [`Real::to_bf16`] does, to the first sixteen elements; panics when there are fewer.
+    #[inline(always)]
+    fn store_bf16(self, dst: &mut [bf16]) {
+        dst[..LANES].copy_from_slice(&self.to_array().map(Real::to_bf16));
     }
 
     /// `self + b`.

@@ -97,6 +97,21 @@ impl Vector for F32x4 {
         }))
     }
     #[inline(always)]
+    fn store_bf16(self, dst: &mut [bf16]) {
+        for (dst, v) in dst[..LANES].chunks_exact_mut(4).zip(self.0) {
+            // SAFETY: NEON is part of every aarch64 target; the chunk has four elements.
+            unsafe {
+                let x = vreinterpretq_u32_f32(v);
+                let high = vshrq_n_u32::<16>(x);
+                let half = vaddq_u32(vdupq_n_u32(0x7FFF), vandq_u32(high, vdupq_n_u32(1)));
+                let nearest = vshrq_n_u32::<16>(vaddq_u32(x, half));
+                let nan = vorrq_u32(high, vdupq_n_u32(0x40));
+                let chosen = vbslq_u32(vceqq_f32(v, v), nearest, nan);
+                vst1_u16(dst.as_mut_ptr().cast(), vmovn_u32(chosen));
+            }
+        }
+    }
+    #[inline(always)]
     fn add(self, b: Self) -> Self {
         self.with(b, |a, b| isa!(vaddq_f32(a, b)))
     }

@@ -21,6 +21,9 @@ pub struct Mat<'a, T> {
     pub col_stride: usize,
 }
 
+/// As [`crate::cpu::gemm::Factor`]: here all of it is of one type.
+pub use Mat as Factor;
+
 impl<T> Clone for Epilogue<'_, T> {
     fn clone(&self) -> Self {
         *self
@@ -153,6 +156,20 @@ pub fn gemm_at<T>(
     } else {
         whole.in_f32(c, (a, 0), (b, 0), epilogue);
     }
+}
+
+/// As [`crate::cpu::gemm::gemm_to`].
+pub fn gemm_to<T>(
+    precision: Precision,
+    c: SliceMut<'_, T>,
+    a: Factor<'_, T>,
+    b: Factor<'_, T>,
+    m: usize,
+    n: usize,
+    k: usize,
+    epilogue: Epilogue<'_, T>,
+) {
+    gemm_at(precision, c, n, a, b, m, n, k, false, epilogue);
 }
 
 /// As [`crate::cpu::gemm::gemm_batched`].

@@ -26,7 +26,7 @@ pub(crate) mod strided;
 pub(crate) mod unary;
 
 // Names that calls of kernels use without their module.
-pub(crate) use gemm::{Epilogue, Mat};
+pub(crate) use gemm::{Epilogue, Factor};
 
 use super::gpu::{Gpu, trouble};
 use super::memory::Buffer;

@@ -151,7 +151,7 @@ impl Unit for Amx {
 
     #[inline(always)]
     fn between(low: F32x1, high: F32x1) -> F32x1 {
-        super::super::bf16::interleaved(low, high)
+        super::super::pairs::interleaved(low, high)
     }
 
     #[inline(always)]

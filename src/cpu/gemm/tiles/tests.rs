@@ -1,6 +1,6 @@
 use super::super::arithmetic::Arithmetic;
 use super::super::tests::exact_in_every_layout;
-use super::super::{Epilogue, Mat, product};
+use super::super::{Epilogue, Mat, Output, product};
 use super::Parts;
 
 const ALL: [Parts; 3] = [Parts::One, Parts::Two, Parts::Three];
@@ -19,21 +19,8 @@ fn dense(data: &[f32], row_stride: usize) -> Mat<'_, f32> {
 /// `C = A B`, both dense, by one arithmetic.
 fn dense_product(by: Arithmetic, a: &[f32], b: &[f32], [m, n, k]: [usize; 3]) -> Vec<f32> {
     let mut c = vec![0.0; m * n];
-    let none = Epilogue::None;
-    product(
-        by,
-        &mut c,
-        0,
-        n,
-        (dense(a, k).into(), 0),
-        (dense(b, n).into(), 0),
-        1,
-        m,
-        n,
-        k,
-        false,
-        none,
-    );
+    let (none, a, b) = (Epilogue::None, dense(a, k).into(), dense(b, n).into());
+    product(by, Output::Own(&mut c), 0, n, (a, 0), (b, 0), 1, m, n, k, false, none);
     c
 }
 
@@ -47,21 +34,8 @@ fn exact_operands_give_the_f32_product_in_every_layout() {
     ALL.into_iter().for_each(|parts| exact_in_every_layout(Arithmetic::Model(parts), shapes));
     let mut c = [5.0f32; 6];
     let by = Arithmetic::Model(Parts::Three);
-    let none = Epilogue::None;
-    product(
-        by,
-        &mut c,
-        0,
-        3,
-        (dense(&[], 0).into(), 0),
-        (dense(&[], 3).into(), 0),
-        1,
-        2,
-        3,
-        0,
-        false,
-        none,
-    );
+    let (none, a, b) = (Epilogue::None, dense(&[], 0).into(), dense(&[], 3).into());
+    product(by, Output::Own(&mut c), 0, 3, (a, 0), (b, 0), 1, 2, 3, 0, false, none);
     assert_eq!(c, [0.0; 6]);
 }
 

@@ -243,7 +243,7 @@ mod x86 {
 mod tests {
     use super::super::arithmetic::Arithmetic;
     use super::super::tests::exact_in_every_layout;
-    use super::super::{Epilogue, Mat, product};
+    use super::super::{Epilogue, Mat, Output, product};
     use crate::cpu::simd::{at_every_level, at_level};
     use half::bf16;
 
@@ -269,7 +269,7 @@ mod tests {
             let mut c = vec![0.0f32; m * n];
             let mat = |data, row_stride| Mat { data, row_stride, col_stride: 1 };
             let (a, b, none) = (mat(&a, k).into(), mat(&b, n).into(), Epilogue::None);
-            product(in_pairs(), &mut c, 0, n, (a, 0), (b, 0), 1, m, n, k, false, none);
+            product(in_pairs(), Output::Own(&mut c), 0, n, (a, 0), (b, 0), 1, m, n, k, false, none);
             c
         };
         let mut first = Vec::new();
