@@ -1,4 +1,5 @@
-//! Compiles `kernels/*.cu` with nvcc and embeds the result. Without the feature `cuda` it does nothing.
+//! Tells the crate which profile it is built in. Compiles `kernels/*.cu` with nvcc and embeds the result, without the
+//! feature `cuda` nothing.
 //!
 //! nvcc is looked for in `NVCC`, `CUDA_HOME`, `CUDA_PATH`, the folder `.cuda` that `kernels/get-nvcc.sh` fills, `PATH` and
 //! `/usr/local/cuda`. Where there is none the crate is built all the same, and says at run time that it has
@@ -10,6 +11,10 @@ use std::{env, fs};
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
+    println!(
+        "cargo:rustc-env=HANDLOOM_PROFILE={}",
+        env::var("PROFILE").expect("cargo sets PROFILE")
+    );
     if env::var_os("CARGO_FEATURE_CUDA").is_none() {
         return;
     }

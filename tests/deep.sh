@@ -12,6 +12,8 @@ cargo=${CARGO:-cargo}
 host=x86_64-unknown-linux-gnu
 parts=${*:-intrinsics scans wasm cuda asan tsan miri noavx neon kill fuzz mutations}
 failed=() skipped=()
+# What the compiler can assert at each access to memory, which `cargo test` does without.
+export CARGO_PROFILE_DEV_DEBUG_ASSERTIONS=true
 
 has() { command -v "$1" >/dev/null 2>&1; }
 nightly() { rustup run nightly rustc --version >/dev/null 2>&1; }

@@ -79,7 +79,7 @@ impl Bench {
             let missing = std::io::ErrorKind::NotFound.into();
             return Err(Error::io(folder, "write into the folder", missing));
         }
-        if cfg!(debug_assertions) {
+        if !machine::RELEASE {
             terminal::warning("this is a debug build; its times mean nothing (use --release)");
         }
         in_pool(self.threads.unwrap_or(0), || self.measure(&selected))?

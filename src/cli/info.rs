@@ -30,7 +30,7 @@ impl Info {
         let peak = machine::peak_flops(Duration::from_millis(50), Precision::Highest);
         let (gpus, no_gpu) = machine::gpus();
         let features = if cfg!(feature = "cuda") { vec!["cli", "cuda"] } else { vec!["cli"] };
-        let build = if cfg!(debug_assertions) { "debug (slow; add --release)" } else { "release" };
+        let build = if machine::RELEASE { "release" } else { "debug (slow; add --release)" };
         let target = format!("{} {}", std::env::consts::ARCH, std::env::consts::OS);
         if self.json {
             out(json!({
@@ -45,7 +45,7 @@ impl Info {
                 "gpu": if gpus.is_empty() { serde_json::Value::Null } else { json!(gpus) },
                 "gpu_reason": no_gpu,
                 "features": features,
-                "profile": if cfg!(debug_assertions) { "debug" } else { "release" },
+                "profile": if machine::RELEASE { "release" } else { "debug" },
                 "target": target,
             }));
             return Ok(());

@@ -6,6 +6,9 @@ use crate::cpu::gemm::Precision;
 use crate::cpu::roof;
 use crate::cpu::simd::{Level, available_levels, level};
 
+/// Whether this is an optimised build.
+pub const RELEASE: bool = matches!(env!("HANDLOOM_PROFILE").as_bytes(), b"release");
+
 /// The processor's name as the system gives it, else the architecture.
 pub fn cpu() -> String {
     let name = if cfg!(target_os = "linux") {

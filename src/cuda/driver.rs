@@ -295,7 +295,7 @@ impl Pinned {
         if bytes == 0 {
             return Ok(());
         }
-        debug_assert!(bytes <= self.bytes);
+        assert!(bytes <= self.bytes);
         // SAFETY: the memory is pinned and stays; the caller does not write to it before the copy is over.
         let code = unsafe { sys::cuMemcpyHtoDAsync_v2(to, self.start.0.cast(), bytes, stream.0) };
         check("copying to the GPU", code)

@@ -397,7 +397,7 @@ impl Tensor {
 
     /// The elements of a contiguous tensor from its element `start` on (none beyond its end).
     pub(crate) fn slice_from<'a, S: View<'a>>(&'a self, start: usize) -> S {
-        debug_assert!(self.is_contiguous());
+        assert!(self.is_contiguous());
         S::of(self, self.layout.offset + start, self.numel().saturating_sub(start))
     }
 
@@ -417,7 +417,7 @@ impl Tensor {
 
     /// As [`Tensor::slice_mut`], from element `start` on.
     pub(crate) fn slice_mut_from<'a, S: ViewMut<'a>>(&'a mut self, start: usize) -> S {
-        debug_assert!(self.is_contiguous());
+        assert!(self.is_contiguous());
         let (offset, numel) = (self.layout.offset, self.numel());
         S::of(self, offset + start, numel - start)
     }

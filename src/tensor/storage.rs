@@ -244,7 +244,7 @@ impl Pool {
 
     fn put(&self, mut buffer: Arc<Buffer>) {
         let (class, capacity) = class_of(buffer.lines);
-        debug_assert_eq!(capacity, buffer.lines);
+        assert_eq!(capacity, buffer.lines);
         if let Some(buffer) = Arc::get_mut(&mut buffer) {
             buffer.live = false;
         }

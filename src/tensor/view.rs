@@ -21,7 +21,7 @@ pub(crate) trait ViewMut<'a>: Sized {
 
 impl<'a, E: Element> View<'a> for &'a [E] {
     fn of(tensor: &'a Tensor, from: usize, len: usize) -> Self {
-        debug_assert!(tensor.dtype == E::DTYPE);
+        assert!(tensor.dtype == E::DTYPE);
         if len == 0 {
             return &[]; // an empty view may begin beyond the end of its buffer
         }
@@ -40,7 +40,7 @@ impl<'a, E: Element> View<'a> for Elements<'a, E> {
 
 impl<'a, E: Element> ViewMut<'a> for &'a mut [E] {
     fn of(tensor: &'a mut Tensor, from: usize, len: usize) -> Self {
-        debug_assert!(tensor.dtype == E::DTYPE);
+        assert!(tensor.dtype == E::DTYPE);
         let whole =
             tensor.storage.as_mut_slice().expect("only a tensor with one owner is written to");
         &mut whole[from..][..len]
@@ -64,7 +64,7 @@ mod on_gpu {
 
     impl<'a, E: Element> View<'a> for Slice<'a, E> {
         fn of(tensor: &'a Tensor, from: usize, len: usize) -> Self {
-            debug_assert!(tensor.dtype == E::DTYPE);
+            assert!(tensor.dtype == E::DTYPE);
             match &tensor.storage {
                 Storage::Cuda(buffer) => buffer.slice(from, len),
                 Storage::Host(_) => Slice::elsewhere(len),
@@ -74,7 +74,7 @@ mod on_gpu {
 
     impl<'a, E: Element> ViewMut<'a> for SliceMut<'a, E> {
         fn of(tensor: &'a mut Tensor, from: usize, len: usize) -> Self {
-            debug_assert!(tensor.dtype == E::DTYPE);
+            assert!(tensor.dtype == E::DTYPE);
             match &tensor.storage {
                 Storage::Cuda(buffer) => buffer.slice_mut(from, len),
                 Storage::Host(_) => SliceMut::elsewhere(len),

@@ -67,7 +67,7 @@ impl Permutation {
 
     /// What stands at place `i`, for `i` below n.
     pub fn at(&self, i: u64) -> u64 {
-        debug_assert!(i < self.n);
+        assert!(i < self.n);
         let mut x = i;
         loop {
             x = self.rounds(x);

@@ -243,16 +243,27 @@ unsafe fn rows_of<V: Vector, S: Step<V>, const N: usize, const PART: bool, const
 }
 
 /// Repeats a block for each row r of R, written out: the accumulators only stay in registers if every
-/// index into them is a constant.
+/// index into them is a constant, also where little is optimised.
 macro_rules! each_row {
     ($r:ident < $R:ident $body:block) => {
-        each_row!($r < $R $body 0 1 2 3 4 5 6 7 8 9 10 11 12 13)
+        written_out!($r < $R $body 0 1 2 3 4 5 6 7 8 9 10 11 12 13);
     };
-    ($r:ident < $R:ident $body:block $($row:literal)*) => {
+}
+
+/// As [`each_row`], for each vector v of N.
+macro_rules! each_vector {
+    ($v:ident < $N:ident $body:block) => {{
+        const { assert!($N <= 2) };
+        written_out!($v < $N $body 0 1);
+    }};
+}
+
+macro_rules! written_out {
+    ($i:ident < $count:ident $body:block $($index:literal)*) => {
         $({
-            const ROW: usize = $row;
-            if ROW < $R {
-                let $r = ROW;
+            const INDEX: usize = $index;
+            if INDEX < $count {
+                let $i = INDEX;
                 $body
             }
         })*
@@ -320,23 +331,23 @@ unsafe fn tile<
         }
         macro_rules! step { () => {
             let mut row = [V::zero(); N];
-            for (v, vector) in row.iter_mut().enumerate() {
+            each_vector!(v < N {
                 // SAFETY: row k of B has N vectors here, or `cols` elements.
-                *vector = unsafe {
+                row[v] = unsafe {
                     if PART {
                         V::load_part(std::slice::from_raw_parts(b, cols))
                     } else {
                         V::load_ptr(b.add(v * LANES))
                     }
                 };
-            }
+            });
             each_row!(r < R {
                 let at = if UNIT { thirds[0].wrapping_add(r) } else { thirds[r / 3].wrapping_add(r % 3 * a_row) };
                 // SAFETY: A has R rows.
                 let x = V::splat(unsafe { *at });
-                for v in 0..N {
+                each_vector!(v < N {
                     sums[r][v] = S::step(x, row[v], sums[r][v]);
-                }
+                });
             });
             each_row!(r < R {
                 if !UNIT && r.is_multiple_of(3) || r == 0 {
@@ -367,22 +378,22 @@ unsafe fn tile<
     match block.bias {
         None => {
             each_row!(r < R {
-                for v in 0..N {
+                each_vector!(v < N {
                     // SAFETY: a whole vector of C.
                     unsafe { put(block, c.wrapping_add(r * block.ldc + v * LANES), sums[r][v], V::zero(), false) };
-                }
+                });
             });
         }
         Some(bias) => {
             let mut biases = [V::zero(); N];
-            for (v, vector) in biases.iter_mut().enumerate() {
-                *vector = V::load(&bias[j + v * LANES..]);
-            }
+            each_vector!(v < N {
+                biases[v] = V::load(&bias[j + v * LANES..]);
+            });
             each_row!(r < R {
-                for v in 0..N {
+                each_vector!(v < N {
                     // SAFETY: a whole vector of C.
                     unsafe { put(block, c.wrapping_add(r * block.ldc + v * LANES), sums[r][v], biases[v], true) };
-                }
+                });
             });
         }
     }

@@ -25,7 +25,7 @@ const SERIAL: usize = 1 << 18;
 /// Whether the matrix is dense one way or the other.
 pub(super) fn fits<T>(a: &Factor<'_, T>, b: &Factor<'_, T>, m: usize, n: usize) -> bool {
     let matrix = if m == 1 { b } else { a };
-    debug_assert!(m == 1 || n == 1);
+    assert!(m == 1 || n == 1);
     matrix.row_stride == 1 || matrix.col_stride == 1
 }
 
