@@ -53,22 +53,19 @@ fn outputs_of<T: Real>(p: &Product<'_, T>, (first, len): (usize, usize)) {
         false => (p.a.data.start(), (p.a.row_stride, p.a.col_stride)),
     };
     let (x, x_step) = if row { (p.a.data, p.a.col_stride) } else { (p.b.data, p.b.row_stride) };
-    let read = inlined(
-        #[inline(always)]
-        |x: *const T, x_step: usize| match matrix {
-            Start::Own(matrix) => {
-                let operands = Operands { matrix, output, step, x, x_step };
-                T::dispatch(Outputs { p, operands, first, len });
-            }
-            Start::Bf16(matrix) => {
-                let operands = Operands { matrix, output, step, x, x_step };
-                T::dispatch(Outputs { p, operands, first, len });
-            }
-        },
-    );
+    let read = |x: *const T, x_step: usize| match matrix {
+        Start::Own(matrix) => {
+            let operands = Operands { matrix, output, step, x, x_step };
+            T::dispatch(Outputs { p, operands, first, len });
+        }
+        Start::Bf16(matrix) => {
+            let operands = Operands { matrix, output, step, x, x_step };
+            T::dispatch(Outputs { p, operands, first, len });
+        }
+    };
     match x {
         Elements::Own(x) => read(x.as_ptr(), x_step),
-        // Each element of x meets all of M's rows: once is often enough to widen it.
+        // Each element of x meets all of these rows of M: it is widened once.
         Elements::Bf16(x) => scratch::with(p.k, |wide: &mut [T]| {
             wide.iter_mut().enumerate().for_each(|(k, wide)| *wide = T::from_bf16(x[k * x_step]));
             read(wide.as_ptr(), 1);
