@@ -7,8 +7,6 @@
 use half::bf16;
 
 use super::Mat;
-use super::pack::Source;
-use crate::cpu::simd::Real;
 
 /// Elements to read.
 #[derive(Clone, Copy, Debug)]
@@ -141,11 +139,3 @@ macro_rules! stored {
     };
 }
 pub(super) use stored;
-
-impl<T: Real> Source<Start<T>> {
-    /// The same part where U is T by another name.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
-    pub(super) fn cast<U>(self) -> Source<Start<U>> {
-        self.at(self.data.cast())
-    }
-}

@@ -13,7 +13,9 @@
 //! Where it is missing the f32 product is computed, which is as fast there; so it is on Intel's processors, which
 //! do one `vdpbf16ps` in the time of four fused multiply-adds (theirs are for AMX's tiles).
 
-use super::factor::{Start, stored};
+use super::factor::Start;
+#[cfg(target_arch = "x86_64")]
+use super::factor::stored;
 use super::micro::Block;
 use super::pack::Source;
 use crate::cpu::simd::Real;

@@ -108,11 +108,11 @@ fn check(m: usize, n: usize, k: usize, layouts: (usize, usize), accumulate: bool
     }
 }
 
-fn shortened(x: &[f32]) -> Vec<bf16> {
+pub(super) fn shortened(x: &[f32]) -> Vec<bf16> {
     x.iter().map(|&x| bf16::from_f32(x)).collect()
 }
 
-fn widened(x: &[bf16]) -> Vec<f32> {
+pub(super) fn widened(x: &[bf16]) -> Vec<f32> {
     x.iter().map(|x| x.to_f32()).collect()
 }
 

@@ -13,6 +13,13 @@ use super::{LANES, Vector, inlined};
 #[derive(Clone, Copy)]
 pub(crate) struct F32x2(__m256, __m256);
 
+/// A function compiled for these instructions, with all that is inlined into it: `f` is `#[inline(always)]`.
+#[inline(never)]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn compiled<R>(f: impl FnOnce() -> R) -> R {
+    f()
+}
+
 // Calls an intrinsic that only needs its instruction set.
 macro_rules! isa {
     ($call:expr) => {
@@ -82,7 +89,7 @@ impl Vector for F32x2 {
     #[inline(always)]
     fn apart<R>(f: impl FnOnce() -> R) -> R {
         // SAFETY: the dispatcher has found the instructions on this machine.
-        unsafe { super::isa::run::avx2(f) }
+        unsafe { compiled(f) }
     }
 
     #[inline(always)]

@@ -54,6 +54,13 @@ mod by_halves {
 #[derive(Clone, Copy)]
 pub(crate) struct F32x1(pub(crate) __m512);
 
+/// A function compiled for these instructions, with all that is inlined into it: `f` is `#[inline(always)]`.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi2")]
+pub(super) fn compiled<R>(f: impl FnOnce() -> R) -> R {
+    f()
+}
+
 /// A lane mask for the first `n` lanes.
 #[inline(always)]
 fn first(n: usize) -> __mmask16 {
@@ -76,7 +83,7 @@ impl Vector for F32x1 {
     #[inline(always)]
     fn apart<R>(f: impl FnOnce() -> R) -> R {
         // SAFETY: the dispatcher has found the instructions on this machine.
-        unsafe { super::isa::run::avx512(f) }
+        unsafe { compiled(f) }
     }
 
     #[inline(always)]

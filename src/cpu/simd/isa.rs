@@ -141,23 +141,6 @@ pub(crate) fn at_every_level(mut f: impl FnMut(Level)) {
     available_levels().into_iter().for_each(|level| at_level(level, || f(level)));
 }
 
-/// Functions that are compiled for one instruction set, with all that is inlined into them: `f` is
-/// `#[inline(always)]`.
-#[cfg(target_arch = "x86_64")]
-pub(super) mod run {
-    #[inline(never)]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi2")]
-    pub(crate) fn avx512<R>(f: impl FnOnce() -> R) -> R {
-        f()
-    }
-
-    #[inline(never)]
-    #[target_feature(enable = "avx2,fma,f16c")]
-    pub(crate) fn avx2<R>(f: impl FnOnce() -> R) -> R {
-        f()
-    }
-}
-
 impl Real for f32 {
     const ZERO: f32 = 0.0;
     const ONE: f32 = 1.0;
@@ -198,7 +181,7 @@ unsafe fn run_on<K: Kernel<f32>>(level: Level, kernel: K) -> K::Output {
         // SAFETY: the caller's promise.
         #[cfg(target_arch = "x86_64")]
         Level::Avx512 | Level::Amx => unsafe {
-            run::avx512(
+            super::avx512::compiled(
                 #[inline(always)]
                 || kernel.run::<super::avx512::F32x1>(),
             )
@@ -206,7 +189,7 @@ unsafe fn run_on<K: Kernel<f32>>(level: Level, kernel: K) -> K::Output {
         // SAFETY: the caller's promise.
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => unsafe {
-            run::avx2(
+            super::avx2::compiled(
                 #[inline(always)]
                 || kernel.run::<super::avx2::F32x2>(),
             )

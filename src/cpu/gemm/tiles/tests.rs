@@ -175,6 +175,8 @@ fn small_numbers_lose_low_bits() {
 #[test]
 #[cfg(all(feature = "cli", target_arch = "x86_64", target_os = "linux", not(miri)))]
 fn amx_gives_the_bits_of_the_model() {
+    use super::super::tests::{shortened, widened};
+    use super::super::{Elements, Factor};
     use crate::cpu::simd::{at_level, available_levels};
     if super::Tiles::processors_or_trap().is_none() {
         return;
@@ -199,5 +201,18 @@ fn amx_gives_the_bits_of_the_model() {
                 assert!(same, "{parts:?}: element {i} is {x:e}, the model says {y:e}");
             }
         }
+        // Stored in bf16 the numbers go into tiles as they lie, the smallest of them too.
+        let (a, b) = (shortened(&a), shortened(&b));
+        assert!(a[6 * k + 8].to_f32().is_subnormal());
+        let of_f32 =
+            dense_product(Arithmetic::Model(Parts::One), &widened(&a), &widened(&b), shape);
+        let factor =
+            |data, row_stride| Factor { data: Elements::Bf16(data), row_stride, col_stride: 1 };
+        let mut of_bf16 = vec![0.0; m * n];
+        let (by, none) = (Arithmetic::Tiles(Parts::One), Epilogue::None);
+        let (c, a, b) = (Output::Own(&mut of_bf16), (factor(&a, k), 0), (factor(&b, n), 0));
+        product(by, c, 0, n, a, b, 1, m, n, k, false, none);
+        let same = |(x, y): (&f32, &f32)| x.to_bits() == y.to_bits() || x.is_nan() && y.is_nan();
+        assert!(of_bf16.iter().zip(&of_f32).all(same));
     });
 }
