@@ -307,6 +307,16 @@ fn lines_prompts_and_beams() {
     assert!(short("1").starts_with("an") && short("1") == short("3"));
     let f16 = ["generate", "--from", "run", "--dtype", "f16"];
     refuses(&folder, &f16, 2, &["--dtype", "f32 or bf16"]);
+    let lstm = ["pretrain", "--train", "names.txt", "--out", "lstm", "--model", "lstm"];
+    let small = ["--hidden-size", "8", "--context-length", "16", "--batch-size", "4"];
+    works(&folder, &with(&with(&lstm, &small), &["--max-steps", "1", "--quiet"]));
+    let recurrent = ["generate", "--from", "lstm", "--dtype", "bf16"];
+    refuses(
+        &folder,
+        &recurrent,
+        2,
+        &["--dtype bf16", "a recurrent model keeps its weights in f32"],
+    );
     refuses(
         &folder,
         &["generate", "--from", "run", "--prompts-file", "none.txt"],

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::layers::{self, Sources};
 use super::terminal::{self, To, dim, note};
 use super::values::{count, count_or_zero, dtype, not_negative, positive, share};
+use crate::tensor::release_free_memory;
 use crate::train::control::in_pool;
 use crate::train::generate::Writer;
 use crate::train::sampling::GenerateOptions;
@@ -46,7 +47,8 @@ pub struct Generate {
     /// Threads; the text does not depend on it [default: one a core]
     #[arg(long, value_name = "N", value_parser = count)]
     threads: Option<usize>,
-    /// How weights are stored: f32, or bf16, which takes half the memory and writes nearly twice as fast (gpt, on a CPU)
+    /// How weights are stored: f32, or bf16 in half the memory, which a large model writes with nearly twice as fast
+    /// (gpt, on a CPU)
     #[arg(long, value_name = "DTYPE", default_value = "f32", value_parser = dtype)]
     dtype: DType,
     /// Where to compute: cpu, cuda or cuda:N
@@ -109,6 +111,8 @@ impl Generate {
                 let refused = |e| Error::Usage(format!("--dtype {}: {e}", self.dtype));
                 writer.model().store_weights(self.dtype).map_err(refused)?;
             }
+            // First values, and weights before they were stored otherwise: nobody will ask for buffers of their size.
+            release_free_memory();
             match prompts.as_slice() {
                 [one] if !self.json => self.stream(&writer, one, options),
                 all => self.batch(&writer, all, options),

@@ -167,9 +167,9 @@ fn cast_chunk<A: Number, B: Number>(out: &mut [B], src: &[A]) {
         let (out, src) = (bytemuck::cast_slice_mut(out), bytemuck::cast_slice(src));
         f32::dispatch(Round { out, src });
     } else if is::<A, bf16>() && is::<B, f32>() {
-        let (out, src): (&mut [u32], &[u16]) =
+        let (out, src): (&mut [f32], &[bf16]) =
             (bytemuck::cast_slice_mut(out), bytemuck::cast_slice(src));
-        out.iter_mut().zip(src).for_each(|(o, &x)| *o = (x as u32) << 16);
+        out.iter_mut().zip(src).for_each(|(o, &x)| *o = f32::from_bf16(x));
     } else if is::<A, f32>() && is::<B, f16>() {
         let out: &mut [f16] = bytemuck::cast_slice_mut(out);
         out.convert_from_f32_slice(bytemuck::cast_slice(src));

@@ -330,9 +330,7 @@ impl LanguageModel for Gpt {
     }
 
     fn store_weights(&self, dtype: DType) -> Result<()> {
-        let mut weights = vec![&self.wte.weight];
-        self.for_each_linear(&mut |_, layer| weights.push(&layer.weight));
-        weights.into_iter().try_for_each(|weight| store(weight, dtype))
+        store(self, Some(&self.wte.weight), dtype)
     }
 
     fn forward_flops(&self, batch: usize, t: usize) -> u64 {

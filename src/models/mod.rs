@@ -145,18 +145,22 @@ impl<'a> Inputs<'a> {
     }
 }
 
-/// Stores a matrix that products read as `dtype`; one in bf16 is frozen.
-fn store(weight: &Parameter, dtype: DType) -> Result<()> {
+/// Stores the weights of a model's linear layers and a `table` that is one of them as `dtype`; in bf16 they are frozen.
+fn store(model: &(impl Module + ?Sized), table: Option<&Parameter>, dtype: DType) -> Result<()> {
     if ![DType::F32, DType::BF16].contains(&dtype) {
         return Err(Error::op(
             "store_weights",
             format!("weights are stored as f32 or bf16, not as {dtype}"),
         ));
     }
-    if dtype == DType::BF16 {
-        weight.set_requires_grad(false);
-    }
-    weight.convert(dtype)
+    let mut weights: Vec<&Parameter> = table.into_iter().collect();
+    model.for_each_linear(&mut |_, layer| weights.push(&layer.weight));
+    weights.into_iter().try_for_each(|weight| {
+        if dtype == DType::BF16 {
+            weight.set_requires_grad(false);
+        }
+        weight.convert(dtype)
+    })
 }
 
 /// What a model is going to be used for. A part that the use has no gradient for would stay as it
@@ -223,13 +227,7 @@ pub trait LanguageModel: Module {
     /// # Errors
     /// For a type that products do not read, and for a model whose kernels read f32 alone.
     fn store_weights(&self, dtype: DType) -> Result<()> {
-        let mut result = Ok(());
-        self.for_each_linear(&mut |_, layer| {
-            if result.is_ok() {
-                result = store(&layer.weight, dtype);
-            }
-        });
-        result
+        store(self, None, dtype)
     }
 
     /// Floating-point operations of the matrix products of one forward pass with all logits (a

@@ -194,7 +194,8 @@ fn part<T: Real>(
     let wide = by.packed_columns();
     let once = !p.accumulate && p.k <= block_of_k && p.then.is_none();
     let c_far = once && p.m.saturating_mul(p.n) >= FAR_RESULT && p.rounded.is_none();
-    // Sums for a C in bf16 stay here until they are complete: those of all columns, or with one block of k of the few at work.
+    // Sums for a C in bf16 stay here until they are complete: those of all columns, or with one block of k of the
+    // few at work.
     let (sums_ld, sums_step) = if once { (NB, 0) } else { (cols.next_multiple_of(NB), 1) };
     let sums_room = if p.rounded.is_some() { rows * sums_ld } else { 0 };
     let b_room = if pack_b && !share_b { room(by, cols.min(wide), most, tile.1) } else { 0 };

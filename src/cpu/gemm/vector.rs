@@ -253,9 +253,10 @@ unsafe fn across<V: Vector, S: Stored<V::Elem>>(
     // line in the order of memory, which is what a processor does not guess from rows side by side. Sixteen lines
     // at once would fill the buffers that the rows at work need.
     let dense = o.output == all;
+    let in_a_line = if S::IS_BF16 { 2 * LANES } else { LANES };
     if dense {
         let rows = o.matrix.wrapping_add(first * o.output);
-        for line in (0..LANES.min(len) * all).step_by(LANES) {
+        for line in (0..LANES.min(len) * all).step_by(in_a_line) {
             V::prefetch_far(rows.wrapping_add(line).cast());
         }
     }
@@ -278,9 +279,10 @@ unsafe fn across<V: Vector, S: Stored<V::Elem>>(
                     let square = turned::<V, S>(start.add(k), o.output, LANES, LANES);
                     let next = next.wrapping_add((from + k) / STREAMS * LANES);
                     for q in 0..LANES {
-                        if ahead {
+                        let further = q / STREAMS * LANES;
+                        if ahead && further.is_multiple_of(in_a_line) {
                             let stream = q % STREAMS * (LANES / STREAMS) * all;
-                            V::prefetch_far(next.wrapping_add(stream + q / STREAMS * LANES).cast());
+                            V::prefetch_far(next.wrapping_add(stream + further).cast());
                         }
                         sum = V::splat(*x.add(q * o.x_step)).mul_add(square[q], sum);
                     }
