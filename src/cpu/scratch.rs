@@ -28,7 +28,7 @@ pub(crate) fn with<T: Pod, R>(len: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
     if buffer.len() < lines {
         buffer.resize(lines, Line([0; 8]));
     }
-    let out = f(&mut bytemuck::cast_slice_mut(&mut buffer)[..len]);
+    let out = f(&mut bytemuck::cast_slice_mut(&mut buffer[..lines])[..len]);
     BUFFERS.with_borrow_mut(|buffers| buffers.push(buffer));
     out
 }

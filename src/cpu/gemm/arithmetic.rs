@@ -1,6 +1,6 @@
 //! What multiplies and adds inside a block: it decides how operands are packed, and the bits.
 
-use super::factor::Start;
+use super::factor::{Factor, Start};
 use super::micro::{Block, block, tile_size};
 use super::pack::{Operand, Source, pack};
 use super::tiles::{self, Parts};
@@ -70,6 +70,11 @@ impl Arithmetic {
         self.parts().map_or((504, 1024), |parts| tiles::largest_tile(parts, k))
     }
 
+    /// Whether a block can write complete sums to a C in bf16.
+    pub(super) fn rounds(self) -> bool {
+        self.parts().is_some()
+    }
+
     /// Columns of B that a tile packs at a time, a multiple of [`NB`].
     pub(super) fn packed_columns(self) -> usize {
         self.parts().map_or(NB, |_| tiles::PACKED_COLUMNS)
@@ -107,6 +112,20 @@ impl Arithmetic {
             Some(parts) => tiles::panel(parts, k),
             None if self == Arithmetic::Pairs => width * k.div_ceil(2),
             None => width * k,
+        }
+    }
+
+    /// From one row of a packed A to the next, within a panel, and from one step along k to the next.
+    pub(super) fn packed_rows(self, width: usize) -> (usize, usize) {
+        self.parts().map_or((1, width), tiles::packed_rows)
+    }
+
+    /// The same of an A that is not packed; `None` if it has to be.
+    pub(super) fn rows_of<T: Copy>(self, a: &Factor<'_, T>, k: usize) -> Option<(usize, usize)> {
+        match self.parts() {
+            Some(Parts::One) => tiles::rows_of(a, k),
+            _ if self == Arithmetic::Fma && !a.is_bf16() => Some((a.row_stride, a.col_stride)),
+            _ => None,
         }
     }
 

@@ -190,6 +190,9 @@ fn part<T: Real>(
     let by = p.by;
     let block_of_k = by.depth(p.k);
     let most = block_of_k.min(p.k);
+    // Tiles read A where it lies, if they can and it fills them.
+    let as_it_lies = by.rows_of(&p.a, p.k).filter(|_| !by.packs() || rows.is_multiple_of(tile.0));
+    let pack_a = pack_a && (as_it_lies.is_none() || !by.packs());
     let a_room = if pack_a { room(by, rows, most, tile.0) } else { 0 };
     let wide = by.packed_columns();
     let once = !p.accumulate && p.k <= block_of_k && p.then.is_none();
@@ -197,7 +200,9 @@ fn part<T: Real>(
     // Sums for a C in bf16 stay here until they are complete: those of all columns, or with one block of k of the
     // few at work.
     let (sums_ld, sums_step) = if once { (NB, 0) } else { (cols.next_multiple_of(NB), 1) };
-    let sums_room = if p.rounded.is_some() { rows * sums_ld } else { 0 };
+    // Tiles have complete sums at hand to round.
+    let at_once = p.rounded.filter(|_| once && by.rounds());
+    let sums_room = if p.rounded.is_some() && at_once.is_none() { rows * sums_ld } else { 0 };
     let b_room = if pack_b && !share_b { room(by, cols.min(wide), most, tile.1) } else { 0 };
     scratch::with(a_room + b_room + sums_room, |packed: &mut [T]| {
         let (packed_a, packed) = packed.split_at_mut(a_room);
@@ -214,12 +219,19 @@ fn part<T: Real>(
                 // SAFETY: these rows and k are inside A, as `product` has checked.
                 unsafe { by.pack(packed_a, of_a, tile.0, Operand::A) };
             }
-            let a = if pack_a { packed_a.as_ptr() } else { a.own() };
+            let (a_row, a_col) = match as_it_lies.filter(|_| !pack_a) {
+                Some(rows) => rows,
+                None => by.packed_rows(tile.0),
+            };
+            let a = if pack_a { packed_a.as_ptr() } else { a.address() };
             for at in (0..cols).step_by(NB) {
                 let width = NB.min(cols - at);
-                let (c, ldc) = match p.rounded {
-                    None => (p.c.pointer(p.at + i * p.ldc + j + at), p.ldc),
-                    Some(_) => (sums[at * sums_step..].as_mut_ptr(), sums_ld),
+                let place = p.at + i * p.ldc + j + at;
+                let rounded = at_once.map(|c| c.pointer(place));
+                let (c, ldc) = match (p.rounded, rounded) {
+                    (None, _) => (p.c.pointer(place), p.ldc),
+                    (_, Some(_)) => (std::ptr::null_mut(), p.ldc),
+                    _ => (sums[at * sums_step..].as_mut_ptr(), sums_ld),
                 };
                 let j = j + at;
                 let b = p.b.data.start().plus(from * p.b.row_stride + j * p.b.col_stride);
@@ -241,10 +253,10 @@ fn part<T: Real>(
                 let last = from + depth == p.k;
                 let operands = Block {
                     a,
-                    a_row: if pack_a { 1 } else { a_lane },
-                    a_col: if pack_a { tile.0 } else { a_step },
+                    a_row,
+                    a_col,
                     a_width: tile.0,
-                    a_panel: if pack_a { panels.0 } else { tile.0 * a_lane },
+                    a_panel: if pack_a { panels.0 } else { tile.0 * a_row },
                     b,
                     b_row: if pack_b { tile.1 } else { b_step },
                     b_width: tile.1,
@@ -253,6 +265,7 @@ fn part<T: Real>(
                     b_far: share_b,
                     c_far,
                     c,
+                    rounded,
                     ldc,
                     m: rows,
                     n: width,
@@ -263,7 +276,7 @@ fn part<T: Real>(
                 // SAFETY: A and B are the checked matrices or panels packed before; C's rows and columns
                 // are inside its slice, and no other task has this tile.
                 unsafe { by.block(operands, of_a, of_b) };
-                if last && p.rounded.is_some() {
+                if last && sums_room > 0 {
                     p.round((i, rows), (j, width), &sums[at * sums_step..], sums_ld);
                 }
                 if let Some(then) = p.then.filter(|_| last) {

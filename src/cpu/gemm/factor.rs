@@ -113,6 +113,14 @@ impl<T> Start<T> {
         }
     }
 
+    /// The place, for a kernel that knows what lies there.
+    pub(super) fn address(self) -> *const T {
+        match self {
+            Start::Own(at) => at,
+            Start::Bf16(at) => at.cast(),
+        }
+    }
+
     /// The same where U is T by another name.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub(super) fn cast<U>(self) -> Start<U> {

@@ -13,6 +13,8 @@
 //! A enters through single elements only. So A and Aᵀ cost the same here, and A may be read where it
 //! lies; B has to be dense along a row.
 
+use half::bf16;
+
 use crate::cpu::simd::{Kernel, LANES, Real, Vector, unknown};
 
 /// One step of the sums: what is done with an element of A in every lane and a vector of B.
@@ -69,6 +71,8 @@ pub(super) struct Block<'a, T> {
     pub(super) c_far: bool,
     /// Row 0, column 0 of C.
     pub(super) c: *mut T,
+    /// Row 0, column 0 of a C in bf16, which is written instead; for tiles alone.
+    pub(super) rounded: Option<*mut bf16>,
     /// From one row of C to the next.
     pub(super) ldc: usize,
     /// Rows of C.
@@ -101,6 +105,7 @@ impl<'a, T: Real> Block<'a, T> {
             b_far: self.b_far,
             c_far: self.c_far,
             c: self.c.cast(),
+            rounded: self.rounded,
             ldc: self.ldc,
             m: self.m,
             n: self.n,

@@ -104,6 +104,7 @@ impl<'a, T: Real> Panels<'a, T> {
                 b_far: true,
                 c_far: false,
                 c: c.pointer(first),
+                rounded: None,
                 ldc: self.n,
                 m,
                 n: cols,

@@ -144,6 +144,7 @@ pub(crate) fn multiply<T: Real>(
             b_far: false,
             c_far: false,
             c: c.as_mut_ptr(),
+            rounded: None,
             ldc,
             m,
             n,

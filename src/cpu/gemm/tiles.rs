@@ -48,12 +48,14 @@ mod tests;
 mod trap;
 mod work;
 
+use half::bf16;
+
 use super::KC;
-use super::factor::Start;
+use super::factor::{Factor, Start};
 use super::micro::{self, Block, tile_size, write_row};
 use super::pack::{self, Operand, Source, room};
 use crate::cpu::scratch;
-use crate::cpu::simd::{LANES, Real, Vector};
+use crate::cpu::simd::{LANES, Real, Vector, inlined, round_row};
 
 use packing::pack_for;
 
@@ -135,6 +137,12 @@ pub(super) fn largest_tile(parts: Parts, k: usize) -> (usize, usize) {
     (if long { 256 } else { 512 }, 4096)
 }
 
+/// Steps of a panel of B in bf16 that stay in the first cache while strips of A pass: 32 KiB.
+const NEAR: usize = 16;
+
+/// Strips of A that pass at most, so many sums wait.
+const STRIPS: usize = 16;
+
 /// Columns of B packed at a time: from rows far apart, long pieces of them.
 pub(super) const PACKED_COLUMNS: usize = 512;
 
@@ -158,9 +166,42 @@ impl Sums {
 pub(crate) struct Soon {
     /// A part of the next panel of B: two lines a product.
     b: *const f32,
-    /// The rows of C that the sums go to: one a step.
+    /// The rows of C that the sums go to, so many bytes apart: one a step.
     c: *const f32,
     ldc: usize,
+}
+
+/// Rows of A for one product, packed or, in bf16, as they lie: 32 of them, from `at` on.
+#[derive(Clone, Copy)]
+pub(crate) struct Strip {
+    at: *const f32,
+    /// Bytes from one row to the next.
+    row: usize,
+    /// Bytes from 32 k to the next.
+    step: usize,
+    /// Whether it comes from the second cache and is not to drive out what lies in the first.
+    far: bool,
+}
+
+impl Strip {
+    /// A packed one.
+    fn packed(parts: Parts, at: *const f32) -> Strip {
+        let (row, step) = packed_rows(parts);
+        Strip { at, row: row * size_of::<f32>(), step: step * size_of::<f32>(), far: false }
+    }
+}
+
+/// From one row of a packed A to the next, in elements, and from 32 k to the next.
+pub(super) fn packed_rows(parts: Parts) -> (usize, usize) {
+    (LANES, parts as usize * 2 * TILE)
+}
+
+/// How A lies, in elements of f32 as [`packed_rows`], if tiles can take it from there: in bf16, whole steps of k, each
+/// in a line of its own.
+pub(super) fn rows_of<T: Copy>(a: &Factor<'_, T>, k: usize) -> Option<(usize, usize)> {
+    let Start::Bf16(at) = a.data.start() else { return None };
+    let lines = a.col_stride == 1 && a.row_stride.is_multiple_of(STEP) && k.is_multiple_of(STEP);
+    (lines && (at as usize).is_multiple_of(64)).then_some((a.row_stride / 2, LANES))
 }
 
 /// Something that has tiles: the processor, or the model of one in tests.
@@ -173,6 +214,11 @@ pub(crate) trait Unit {
     fn beside(low: Self::V, high: Self::V) -> Self::V;
     /// In each lane two bf16: the nearest to `low`'s in the low half, to `high`'s in the high one.
     fn between(low: Self::V, high: Self::V) -> Self::V;
+    /// Sixteen bf16 from `low` on in the low halves of the lanes, from `high` on in the high ones.
+    ///
+    /// # Safety
+    /// Both can be read.
+    unsafe fn pairs(low: *const bf16, high: *const bf16) -> Self::V;
     /// Writes a vector past the caches; [`Unit::end`] waits for it.
     ///
     /// # Safety
@@ -191,16 +237,17 @@ pub(crate) trait Unit {
     /// # Safety
     /// As [`Unit::begin`], which has been called.
     unsafe fn end();
-    /// The sums of one strip of A and one panel of B over `steps` of 32 k.
+    /// The sums of one strip of A and one panel of B over `steps` of 32 k; `more`: they go on from those that `to` holds.
     ///
     /// # Safety
     /// Both hold that many steps of `parts` parts, aligned to 64 bytes, and the registers are there.
     unsafe fn sums(
         parts: Parts,
-        a: *const f32,
+        a: Strip,
         b: *const f32,
         steps: usize,
         soon: Soon,
+        more: bool,
         to: &mut Sums,
     );
 }
@@ -261,10 +308,10 @@ pub(super) unsafe fn block<T: Real>(
     b: Source<Start<T>>,
 ) {
     #[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
-    // SAFETY: T is f32 and the instructions are there, handed through with the rest.
-    unsafe {
-        amx::block(block.cast(), parts, a.cast(), b.cast());
-    }
+    with_sums(|sums| {
+        // SAFETY: T is f32 and the instructions are there, handed through with the rest.
+        unsafe { amx::block(block.cast(), parts, a.cast(), b.cast(), sums) }
+    });
     #[cfg(not(all(target_arch = "x86_64", target_os = "linux", not(miri))))]
     {
         let _ = (block, parts, a, b);
@@ -272,8 +319,15 @@ pub(super) unsafe fn block<T: Real>(
     }
 }
 
-/// [`block`] on one kind of tiles: panels of B outside, so that one stays near while all of A passes. In three parts
-/// one takes 48 KiB and comes from the second cache, of which six products ask for 14 KiB in 384 cycles.
+/// Lends sums that wait.
+fn with_sums(f: impl FnOnce(&mut [Sums])) {
+    scratch::with(STRIPS, f);
+}
+
+/// [`block`] on one kind of tiles: panels of B outside, so that one stays near while all of A passes. Of bf16 a part of
+/// a panel does, as much as the first cache holds beside other things; the sums wait meanwhile, some strips of them,
+/// and go on where they were: the same chain, the same bits. In three parts a panel takes 48 KiB and comes
+/// from the second cache, of which six products ask for 14 KiB in 384 cycles.
 ///
 /// # Safety
 /// As [`block`].
@@ -283,72 +337,168 @@ unsafe fn block_for<U: Unit>(
     parts: Parts,
     a: Source<Start<f32>>,
     b: Source<Start<f32>>,
+    sums: &mut [Sums],
 ) {
-    let mut sums = Sums::ZERO;
     let margin = panel(parts, block.k) - MARGIN;
     let steps = block.k.div_ceil(STEP);
-    // Each strip of A asks for its share of the next panel.
-    let share = steps * parts.products().len() * 2 * LANES;
+    let step = parts as usize * 2 * TILE;
+    let near =
+        if parts == Parts::One { steps.div_ceil(steps.div_ceil(NEAR).max(1)) } else { steps };
     // SAFETY: handed through.
     unsafe { U::begin() };
-    for j in (0..block.n).step_by(SIDE) {
+    let (tall, wide) = (STRIPS * SIDE, block.n.div_ceil(SIDE));
+    for (first, j) in
+        (0..block.m.div_ceil(tall)).flat_map(|i| (0..wide).map(move |j| (i * tall, j * SIDE)))
+    {
         let right = block.b.wrapping_add(j / SIDE * block.b_panel);
-        for i in (0..block.m).step_by(SIDE) {
-            let left = block.a.wrapping_add(i / SIDE * block.a_panel);
-            let (rows, cols) = (SIDE.min(block.m - i), SIDE.min(block.n - j));
-            let c = block.c.wrapping_add(i * block.ldc + j);
-            let next = right.wrapping_add(block.b_panel + i / SIDE * share);
-            let soon = Soon {
-                b: if block.b_far { next } else { right },
-                c: if block.c_far { left } else { c },
-                ldc: if block.c_far { 0 } else { block.ldc },
-            };
-            // SAFETY: a strip and a panel, packed for this k, each with its margin.
-            unsafe {
-                U::sums(parts, left, right, steps, soon, &mut sums);
-                if parts != Parts::One && block.k > 0 {
-                    let strange = ((*left.add(margin)).to_bits(), (*right.add(margin)).to_bits());
-                    if strange != (0, 0) {
-                        mend(&mut sums, strange, (&a, i, rows), (&b, j, cols));
-                    }
-                }
-            }
-            let aligned = (c as usize).is_multiple_of(64) && block.ldc.is_multiple_of(LANES);
-            let past = block.c_far && cols == SIDE && aligned;
-            for r in 0..rows {
-                let row = &sums.0[r * SIDE..];
-                let row = [U::V::load(row), U::V::load(&row[LANES..])];
-                let to = c.wrapping_add(r * block.ldc);
-                // SAFETY: a row of this part of C; past the caches go whole ones of an aligned C.
+        let cols = SIDE.min(block.n - j);
+        // Each strip of A asks for its share of the next panel.
+        let mut next = right.wrapping_add(
+            block.b_panel + first / SIDE * steps * parts.products().len() * 2 * LANES,
+        );
+        let mut from = 0;
+        // At least once, so that k = 0 writes zeros.
+        while from == 0 || from < steps {
+            let some = near.min(steps - from);
+            let last = from + some == steps;
+            for (slot, i) in (first..block.m.min(first + tall)).step_by(SIDE).enumerate() {
+                // Where none has to wait, all take the same.
+                let sums = &mut sums[if near < steps { slot } else { 0 }];
+                let left = block.a.wrapping_add(i / SIDE * block.a_panel);
+                let strip = Strip {
+                    at: left.wrapping_add(from * block.a_col),
+                    row: block.a_row * size_of::<f32>(),
+                    step: block.a_col * size_of::<f32>(),
+                    far: some > NEAR / 2,
+                };
+                let rows = SIDE.min(block.m - i);
+                let at = i * block.ldc + j;
+                let (c, ldc) = match block.rounded {
+                    None => (block.c.wrapping_add(at), block.ldc * size_of::<f32>()),
+                    Some(c) => (c.wrapping_add(at).cast(), block.ldc * size_of::<bf16>()),
+                };
+                let c_soon = last && !block.c_far;
+                let soon = Soon {
+                    b: if block.b_far { next } else { right },
+                    c: if c_soon { c } else { left },
+                    ldc: if c_soon { ldc } else { 0 },
+                };
+                next = next.wrapping_add(some * parts.products().len() * 2 * LANES);
+                // SAFETY: a strip and a panel, packed for this k, each with its margin.
                 unsafe {
-                    if past {
-                        stream_row::<U>(block, to, j, row);
-                    } else {
-                        write_row(block, to, j, cols, &row);
+                    let right = right.wrapping_add(from * step);
+                    U::sums(parts, strip, right, some, soon, from > 0, sums);
+                }
+                if !last {
+                    continue;
+                }
+                if parts != Parts::One && block.k > 0 {
+                    // SAFETY: the margins.
+                    let strange =
+                        unsafe { ((*left.add(margin)).to_bits(), (*right.add(margin)).to_bits()) };
+                    if strange != (0, 0) {
+                        // SAFETY: these lanes are those of the sources.
+                        unsafe { mend(sums, strange, (&a, i, rows), (&b, j, cols)) };
                     }
                 }
+                // SAFETY: this part of C.
+                unsafe { write::<U>(block, parts, at, j, (rows, cols), sums) };
             }
+            from += near.max(1);
         }
     }
     // SAFETY: they have begun.
     unsafe { U::end() };
 }
 
-/// [`write_row`] past the caches: 32 columns of a C that is not added to.
+/// Writes `rows` and `cols` of sums to C, `at` elements from its start; `j` is their first column within the block.
 ///
 /// # Safety
-/// They can be written and are aligned to 64 bytes.
+/// These elements of C can be written.
 #[inline(always)]
-unsafe fn stream_row<U: Unit>(block: &Block<'_, f32>, c: *mut f32, j: usize, row: [U::V; 2]) {
-    debug_assert!(!block.add);
-    for (half, sum) in row.into_iter().enumerate() {
-        let at = half * LANES;
-        let sum = match block.bias {
-            None => sum,
-            Some(bias) => sum.add(U::V::load(&bias[j + at..])),
-        };
-        // SAFETY: sixteen of the columns.
-        unsafe { U::stream(sum, c.wrapping_add(at)) };
+unsafe fn write<U: Unit>(
+    block: &Block<'_, f32>,
+    parts: Parts,
+    at: usize,
+    j: usize,
+    (rows, cols): (usize, usize),
+    sums: &mut Sums,
+) {
+    let ldc = block.ldc;
+    let whole = (rows, cols) == (SIDE, SIDE) && !block.add;
+    let bias = block.bias.filter(|_| !block.add).map(|bias| &bias[j..j + cols]);
+    if let Some(bias) = bias.filter(|_| !whole) {
+        for row in sums.0.chunks_exact_mut(SIDE).take(rows) {
+            row.iter_mut().zip(bias).for_each(|(x, &bias)| *x += bias);
+        }
+    }
+    // Of whole parts of C the bias is added here.
+    let bias = bias.filter(|_| whole).map(inlined(
+        #[inline(always)]
+        |bias: &[f32]| [U::V::load(bias), U::V::load(&bias[LANES..])],
+    ));
+    let vectors = inlined(
+        #[inline(always)]
+        |r: usize| {
+            let row = &sums.0[r * SIDE..][..SIDE];
+            let [low, high] = [U::V::load(row), U::V::load(&row[LANES..])];
+            match bias {
+                None => [low, high],
+                Some(bias) => [low.add(bias[0]), high.add(bias[1])],
+            }
+        },
+    );
+    if let Some(to) = block.rounded {
+        let to = to.wrapping_add(at);
+        if whole {
+            for r in 0..SIDE {
+                let ([low, high], to) = (vectors(r), to.wrapping_add(r * ldc));
+                // SAFETY: a row of this part of C, 32 bf16 long.
+                unsafe {
+                    if parts == Parts::One && bias.is_none() {
+                        // What tiles have summed is never below the normal numbers, which `beside` takes for 0.
+                        U::beside(low, high).store_ptr(to.cast());
+                    } else {
+                        let to = std::slice::from_raw_parts_mut(to, SIDE);
+                        low.store_bf16(&mut to[..LANES]);
+                        high.store_bf16(&mut to[LANES..]);
+                    }
+                }
+            }
+        } else {
+            for (r, row) in sums.0.chunks_exact(SIDE).take(rows).enumerate() {
+                // SAFETY: a row of this part of C.
+                let to = unsafe { std::slice::from_raw_parts_mut(to.wrapping_add(r * ldc), cols) };
+                round_row::<U::V>(to, &row[..cols]);
+            }
+        }
+        return;
+    }
+    let c = block.c.wrapping_add(at);
+    if !whole {
+        let block = Block { bias: block.bias.filter(|_| block.add), ..*block };
+        for r in 0..rows {
+            // SAFETY: a row of this part of C.
+            unsafe { write_row(&block, c.wrapping_add(r * ldc), j, cols, &vectors(r)) };
+        }
+    } else if block.c_far && (c as usize).is_multiple_of(64) && ldc.is_multiple_of(LANES) {
+        for r in 0..SIDE {
+            let ([low, high], to) = (vectors(r), c.wrapping_add(r * ldc));
+            // SAFETY: a row of this part of C; all of them are aligned.
+            unsafe {
+                U::stream(low, to);
+                U::stream(high, to.wrapping_add(LANES));
+            }
+        }
+    } else {
+        for r in 0..SIDE {
+            let ([low, high], to) = (vectors(r), c.wrapping_add(r * ldc));
+            // SAFETY: a row of this part of C.
+            unsafe {
+                low.store_ptr(to);
+                high.store_ptr(to.wrapping_add(LANES));
+            }
+        }
     }
 }
 
@@ -391,6 +541,7 @@ unsafe fn mend(
                 b_far: false,
                 c_far: false,
                 c: c.as_mut_ptr(),
+                rounded: None,
                 ldc: SIDE,
                 m: rows,
                 n: cols,

@@ -3,11 +3,13 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
+use half::bf16;
+
 use super::super::factor::Start;
 use super::super::micro::Block;
 use super::super::pack::{Operand, Source};
-use super::{Parts, SIDE, STEP, Soon, Sums, TILE, Unit, Work, block_for, pack_for};
-use crate::cpu::simd::F32x1;
+use super::{Parts, SIDE, STEP, Soon, Strip, Sums, TILE, Unit, Work, block_for, pack_for};
+use crate::cpu::simd::{F32x1, LANES};
 
 /// AMX with bf16.
 pub(super) struct Amx;
@@ -37,17 +39,35 @@ static SHAPE: Shape = {
 const PART: usize = 2 * ONE;
 const ONE: usize = TILE * size_of::<f32>();
 
-/// The strip of A of one part into registers 4 and 5.
-macro_rules! a {
-    ($part:literal) => {
+/// The bytes of a row of a tile; a row of sums has two.
+const ROW: usize = 64;
+
+/// The strip of A of one part into registers 4 and 5, by this instruction.
+macro_rules! a_by {
+    ($load:literal, $part:literal) => {
         concat!(
-            "tileloadd tmm4, [{a} + {row}*1 + ",
+            $load,
+            " tmm4, [{a} + {a_row}*1 + ",
             $part,
             "*{part}]\n",
-            "tileloadd tmm5, [{a} + {row}*1 + ",
+            $load,
+            " tmm5, [{lower} + {a_row}*1 + ",
             $part,
-            "*{part} + {one}]"
+            "*{part}]"
         )
+    };
+}
+
+macro_rules! a {
+    ($part:literal) => {
+        a_by!("tileloadd", $part)
+    };
+}
+
+/// As [`a`], past the first cache, so that it does not drive the panel of B out of there.
+macro_rules! a_far {
+    ($part:literal) => {
+        a_by!("tileloaddt1", $part)
     };
 }
 
@@ -89,38 +109,50 @@ macro_rules! dot_ahead {
 
 /// A loop over the steps with these instructions in it.
 macro_rules! steps {
-    ($a:ident, $b:ident, $steps:ident, $soon:ident, $to:ident, $parts:literal; $($line:expr),*) => {
+    ($a:ident, $b:ident, $steps:ident, $soon:ident, $more:ident, $to:ident, $parts:literal; $($line:expr),*) => {
         asm!(
+            "test {more}, {more}",
+            "jnz 3f",
             "tilezero tmm0",
             "tilezero tmm1",
             "tilezero tmm2",
             "tilezero tmm3",
+            "jmp 2f",
+            "3:",
+            "tileloadd tmm0, [{to} + {row}*2]",
+            "tileloadd tmm1, [{to} + {row}*2 + {row_bytes}]",
+            "tileloadd tmm2, [{to} + {row}*2 + {below}]",
+            "tileloadd tmm3, [{to} + {row}*2 + {below} + {row_bytes}]",
             "2:",
             $($line,)*
             "prefetchw [{c}]",
             "prefetchw [{c} + 64]",
             "add {c}, {ldc}",
-            "add {a}, {parts}*{part}",
+            "add {a}, {a_step}",
+            "add {lower}, {a_step}",
             "add {b}, {parts}*{part}",
             "dec {steps}",
             "jnz 2b",
-            "tilestored [{to} + {wide}*1], tmm0",
-            "tilestored [{to} + {wide}*1 + {row_bytes}], tmm1",
-            "tilestored [{to} + {wide}*1 + {below}], tmm2",
-            "tilestored [{to} + {wide}*1 + {below} + {row_bytes}], tmm3",
-            a = inout(reg) $a => _,
+            "tilestored [{to} + {row}*2], tmm0",
+            "tilestored [{to} + {row}*2 + {row_bytes}], tmm1",
+            "tilestored [{to} + {row}*2 + {below}], tmm2",
+            "tilestored [{to} + {row}*2 + {below} + {row_bytes}], tmm3",
+            a = inout(reg) $a.at => _,
+            lower = inout(reg) $a.at.wrapping_byte_add(LANES * $a.row) => _,
+            a_row = in(reg) $a.row,
+            a_step = in(reg) $a.step,
             b = inout(reg) $b => _,
             steps = inout(reg) $steps => _,
             ahead = inout(reg) $soon.b => _,
             c = inout(reg) $soon.c => _,
-            ldc = in(reg) $soon.ldc * size_of::<f32>(),
+            ldc = in(reg) $soon.ldc,
             to = in(reg) $to,
-            row = in(reg) 64usize,
-            wide = in(reg) SIDE * size_of::<f32>(),
+            row = in(reg) ROW,
+            more = in(reg) $more as usize,
             parts = const $parts,
             part = const PART,
             one = const ONE,
-            row_bytes = const 64,
+            row_bytes = const ROW,
             below = const 16 * SIDE * size_of::<f32>(),
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
@@ -155,6 +187,18 @@ impl Unit for Amx {
     }
 
     #[inline(always)]
+    unsafe fn pairs(low: *const bf16, high: *const bf16) -> F32x1 {
+        // SAFETY: the caller's promise; inlined into functions that have the instructions.
+        F32x1(unsafe {
+            let [low, high] = [low, high].map(
+                #[inline(always)]
+                |at| _mm512_cvtepu16_epi32(_mm256_loadu_si256(at.cast())),
+            );
+            _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32::<16>(high)))
+        })
+    }
+
+    #[inline(always)]
     unsafe fn stream(x: F32x1, to: *mut f32) {
         // SAFETY: the caller's promise.
         unsafe { _mm512_stream_ps(to, x.0) };
@@ -180,25 +224,29 @@ impl Unit for Amx {
     #[inline(always)]
     unsafe fn sums(
         parts: Parts,
-        a: *const f32,
+        a: Strip,
         b: *const f32,
         steps: usize,
         soon: Soon,
+        more: bool,
         to: &mut Sums,
     ) {
-        let to = to.0.as_mut_ptr();
+        const { assert!(SIDE * size_of::<f32>() == 2 * ROW) };
         if steps == 0 {
-            // SAFETY: `to` is that many elements.
-            return unsafe { to.write_bytes(0, SIDE * SIDE) };
+            return *to = Sums::ZERO;
         }
+        let to = to.0.as_mut_ptr();
         // SAFETY: loads stay in the panels, which the caller vouches for, stores in `to`; the registers were given
         // their shape by `begin`.
         unsafe {
             match parts {
-                Parts::One => steps!(a, b, steps, soon, to, 1; a!(0), b!(0), dot_ahead!()),
-                Parts::Two => steps!(a, b, steps, soon, to, 2;
+                Parts::One if a.far => {
+                    steps!(a, b, steps, soon, more, to, 1; a_far!(0), b!(0), dot_ahead!())
+                }
+                Parts::One => steps!(a, b, steps, soon, more, to, 1; a!(0), b!(0), dot_ahead!()),
+                Parts::Two => steps!(a, b, steps, soon, more, to, 2;
                     a!(1), b!(0), dot_ahead!(), a!(0), dot_ahead!(), b!(1), dot_ahead!()),
-                Parts::Three => steps!(a, b, steps, soon, to, 3;
+                Parts::Three => steps!(a, b, steps, soon, more, to, 3;
                     a!(0), b!(2), dot_ahead!(), b!(1), dot_ahead!(), a!(1), dot_ahead!(), b!(0), dot_ahead!(), a!(0), dot_ahead!(),
                     a!(2), dot_ahead!()),
             }
@@ -268,7 +316,8 @@ pub(super) unsafe fn block(
     parts: Parts,
     a: Source<Start<f32>>,
     b: Source<Start<f32>>,
+    sums: &mut [Sums],
 ) {
     // SAFETY: handed through.
-    unsafe { block_for::<Amx>(&block, parts, a, b) };
+    unsafe { block_for::<Amx>(&block, parts, a, b, sums) };
 }

@@ -6,7 +6,7 @@ use half::bf16;
 use super::super::factor::Start;
 use super::super::micro::Block;
 use super::super::pack::{Operand, Source};
-use super::{Parts, SIDE, Soon, Sums, TILE, Unit, block_for, pack_for};
+use super::{Parts, SIDE, Soon, Strip, Sums, TILE, Unit, block_for, pack_for, with_sums};
 use crate::cpu::simd::{LANES, Lanes, Real, Vector};
 
 /// A register: 16 rows of 16 times 32 bits.
@@ -66,37 +66,54 @@ impl Unit for Model {
         Vector::from_array(std::array::from_fn(|i| together(low[i], high[i])))
     }
 
+    unsafe fn pairs(low: *const bf16, high: *const bf16) -> Self::V {
+        Vector::from_array(std::array::from_fn(|i| {
+            // SAFETY: the caller's promise.
+            let (low, high) = unsafe { (*low.add(i), *high.add(i)) };
+            f32::from_bits((high.to_bits() as u32) << 16 | low.to_bits() as u32)
+        }))
+    }
+
     unsafe fn begin() {}
 
     unsafe fn end() {}
 
     unsafe fn sums(
         parts: Parts,
-        a: *const f32,
+        a: Strip,
         b: *const f32,
         steps: usize,
         _: Soon,
+        more: bool,
         to: &mut Sums,
     ) {
-        let panel = |at: *const f32| {
-            // SAFETY: a panel is that long, as the caller vouches.
-            unsafe { std::slice::from_raw_parts(at, steps * parts as usize * 2 * TILE) }
+        // A register of rows of 64 bytes that lie so many apart.
+        let register = |at: *const f32, row: usize| -> Register {
+            std::array::from_fn(|i| {
+                // SAFETY: a strip and a panel are that long, as the caller vouches.
+                unsafe { at.wrapping_byte_add(i / LANES * row).add(i % LANES).read().to_bits() }
+            })
         };
-        let register = |panel: &[f32], step: usize, part: usize, half: usize| -> Register {
-            let at = ((step * parts as usize + part) * 2 + half) * TILE;
-            std::array::from_fn(|i| panel[at + i].to_bits())
-        };
-        let (a, b) = (panel(a), panel(b));
+        let parts_of_b = parts as usize * 2 * TILE;
         for (i, j) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-            let mut c = [0; TILE];
+            let place = |at: usize| (i * LANES + at / LANES) * SIDE + j * LANES + at % LANES;
+            let mut c: Register =
+                std::array::from_fn(|at| if more { to.0[place(at)].to_bits() } else { 0 });
             for step in 0..steps {
                 for &(left, right) in parts.products() {
-                    dot(&mut c, &register(a, step, left, i), &register(b, step, right, j));
+                    let left =
+                        a.at.wrapping_add(left * 2 * TILE)
+                            .wrapping_byte_add(step * a.step + i * LANES * a.row);
+                    let right = b.wrapping_add(step * parts_of_b + (right * 2 + j) * TILE);
+                    dot(
+                        &mut c,
+                        &register(left, a.row),
+                        &register(right, size_of::<[f32; LANES]>()),
+                    );
                 }
             }
             for (at, &c) in c.iter().enumerate() {
-                let (row, col) = (i * LANES + at / LANES, j * LANES + at % LANES);
-                to.0[row * SIDE + col] = f32::from_bits(c);
+                to.0[place(at)] = f32::from_bits(c);
             }
         }
     }
@@ -131,6 +148,8 @@ pub(in super::super) unsafe fn block<T: Real>(
     a: Source<Start<T>>,
     b: Source<Start<T>>,
 ) {
-    // SAFETY: handed through.
-    unsafe { block_for::<Model>(&block.cast(), parts, a.cast(), b.cast()) };
+    with_sums(|sums| {
+        // SAFETY: handed through.
+        unsafe { block_for::<Model>(&block.cast(), parts, a.cast(), b.cast(), sums) }
+    });
 }

@@ -87,6 +87,12 @@ unsafe fn tile<U: Unit, S: Stored<f32>>(
                     U::V::prefetch(lane.wrapping_add(STEP).cast());
                     return U::V::load_ptr(lane.cast());
                 }
+                if S::IS_BF16 && whole && square.lane == 1 {
+                    let low = square.data.wrapping_add(2 * i * square.step);
+                    U::V::prefetch_far(low.wrapping_add(STEP * square.step).cast());
+                    U::V::prefetch_far(low.wrapping_add((STEP + 1) * square.step).cast());
+                    return U::pairs(low.cast(), low.wrapping_add(square.step).cast());
+                }
                 let (low, high) = two_rows::<U, S>(&square, i, along_k, whole);
                 if along_k { U::beside(low, high) } else { U::between(low, high) }
             },

@@ -121,15 +121,15 @@ unsafe fn run(saved: &mut [i64; 23], tiles: &mut ([Register; 8], bool)) -> Optio
         }
         (0x49, p, 3) if p == none && byte(4) == 0xc0 => *shaped = false, // tilerelease
         (0x49, p, 3) if p == f2 => registers[reg as usize] = [0; TILE],  // tilezero
-        (0x4b, p, 0..3) if p == f2 || p == f3 => {
+        (0x4b, p, 0..3) if p != none => {
             assert!(*shaped && base % 64 == 0, "a row across two lines, or no shape");
             for (i, here) in registers[reg as usize].chunks_exact_mut(LANES).enumerate() {
                 // SAFETY: the program reads or writes these 64 bytes.
                 unsafe {
-                    if p == f2 {
-                        here.copy_from_slice(&*row(i)); // tileloadd
-                    } else {
+                    if p == f3 {
                         (*row(i)).copy_from_slice(here); // tilestored
+                    } else {
+                        here.copy_from_slice(&*row(i)); // tileloadd, tileloaddt1
                     }
                 }
             }

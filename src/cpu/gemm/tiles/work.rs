@@ -3,7 +3,7 @@
 use super::super::Mat;
 use super::super::factor::Start;
 use super::super::pack::{Operand, Source};
-use super::{Parts, SIDE, STEP, Soon, Sums, TILE, Unit, Work, available, pack_for, panel};
+use super::{Parts, SIDE, STEP, Soon, Strip, Sums, TILE, Unit, Work, available, pack_for, panel};
 use crate::cpu::simd::{LANES, Real};
 
 /// Tiles that are there.
@@ -125,5 +125,5 @@ pub(crate) fn product<U: Unit>(a: &[f32], b: &[f32], steps: usize, to: &mut Sums
     // Nothing is far away: what is asked for is at hand.
     let soon = Soon { b, c: to.0.as_ptr(), ldc: 0 };
     // SAFETY: both are that long, and registers are there wherever there is a U: `Tiles::run` has begun.
-    unsafe { U::sums(Parts::One, a, b, steps, soon, to) };
+    unsafe { U::sums(Parts::One, Strip::packed(Parts::One, a), b, steps, soon, false, to) };
 }
