@@ -9,10 +9,15 @@
 //! ```
 //!
 //! dw and db are summed over pieces of 64 rows, side by side, and then over pieces in their order.
+//!
+//! y may be bf16, rounded as it is written, and dy too: where only products read y, which would round it themselves.
 
-use super::rows::{column_sums, each, keep, load, rows_per_task, store, sums, times};
+use super::gemm::{Elements, Output};
+use super::rows::{
+    column_sums, each, keep, load, load_from, rows_per_task, store, store_bf16, sums, times,
+};
 use super::scratch;
-use super::simd::{Kernel, Real, Vector, for_pieces};
+use super::simd::{Kernel, Real, Shared, Stored, Vector, for_pieces};
 
 /// Rows whose share of dw and db one task sums.
 pub(super) const ROWS: usize = 64;
@@ -22,7 +27,7 @@ const BLOCK: usize = 4;
 
 /// `y` `[rows, cols]`, `mean` and `rstd` (r above) `[rows]` of `x` `[rows, cols]`; `w` and `b` are `[cols]`.
 pub fn forward<T: Real>(
-    y: &mut [T],
+    y: Output<'_, T>,
     mean: &mut [T],
     rstd: &mut [T],
     x: &[T],
@@ -33,15 +38,24 @@ pub fn forward<T: Real>(
     eps: f64,
 ) {
     let some = rows_per_task(cols);
+    let (y, rounded) = match y {
+        Output::Own(y) => (y, None),
+        Output::Bf16(y) => (&mut [][..], Some(Shared::new(y))),
+    };
     let outputs = [(y, some * cols), (mean, some), (rstd, some)];
     for_pieces(outputs, rows.div_ceil(some), 4 * rows * cols, |i, [y, mean, rstd]| {
-        let x = &x[i * some * cols..];
-        T::dispatch(Forward { y, mean, rstd, x, w, b, cols, eps });
+        let (from, len) = (i * some * cols, mean.len() * cols);
+        let y = match &rounded {
+            None => Output::Own(y),
+            // SAFETY: the rows of this piece, which no other has.
+            Some(y) => Output::Bf16(unsafe { y.slice(from, len) }),
+        };
+        T::dispatch(Forward { y, mean, rstd, x: &x[from..from + len], w, b, cols, eps });
     });
 }
 
 struct Forward<'a, T> {
-    y: &'a mut [T],
+    y: Output<'a, T>,
     mean: &'a mut [T],
     rstd: &'a mut [T],
     x: &'a [T],
@@ -55,12 +69,11 @@ impl<T: Real> Kernel<T> for Forward<'_, T> {
     type Output = ();
 
     #[inline(always)]
-    fn run<V: Vector<Elem = T>>(self) {
+    fn run<V: Vector<Elem = T>>(mut self) {
         let cols = self.cols;
         let (share, eps) = (V::constant(1.0 / cols as f64), V::constant(self.eps));
         for (i, (mean, rstd)) in self.mean.iter_mut().zip(self.rstd).enumerate() {
             let x = &self.x[i * cols..(i + 1) * cols];
-            let y = &mut self.y[i * cols..(i + 1) * cols];
             let [sum] = sums::<V, 1>(
                 cols,
                 #[inline(always)]
@@ -87,7 +100,10 @@ impl<T: Real> Kernel<T> for Forward<'_, T> {
                         (None, Some(b)) => v.add(load(b, at, n)),
                         (None, None) => v,
                     };
-                    store(v, y, at, n);
+                    match &mut self.y {
+                        Output::Own(y) => store(v, y, i * cols + at, n),
+                        Output::Bf16(y) => store_bf16(v, y, i * cols + at, n),
+                    }
                 },
             );
             (*mean, *rstd) = (mu.to_array()[0], r.to_array()[0]);
@@ -101,7 +117,7 @@ pub fn backward<T: Real>(
     dx: &mut [T],
     dw: Option<&mut [T]>,
     db: Option<&mut [T]>,
-    dy: &[T],
+    dy: Elements<'_, T>,
     x: &[T],
     w: Option<&[T]>,
     mean: &[T],
@@ -119,7 +135,7 @@ pub fn backward_onto<T: Real>(
     dx: &mut [T],
     dw: Option<&mut [T]>,
     db: Option<&mut [T]>,
-    dy: &[T],
+    dy: Elements<'_, T>,
     x: &[T],
     w: Option<&[T]>,
     mean: &[T],
@@ -133,9 +149,19 @@ pub fn backward_onto<T: Real>(
         let outputs = [(dx, ROWS * cols), (&mut *dw_parts, cols), (&mut *db_parts, cols)];
         for_pieces(outputs, pieces, 8 * rows * cols, |i, [dx, dw, db]| {
             let (from, to) = (i * ROWS, rows.min((i + 1) * ROWS));
-            let (dy, x) = (&dy[from * cols..to * cols], &x[from * cols..to * cols]);
             let (mean, rstd) = (&mean[from..to], &rstd[from..to]);
-            T::dispatch(Backward { adds, dx, dw, db, dy, x, w, mean, rstd, cols });
+            let (from, to) = (from * cols, to * cols);
+            let x = &x[from..to];
+            match dy {
+                Elements::Own(dy) => {
+                    let dy = &dy[from..to];
+                    T::dispatch(Backward { adds, dx, dw, db, dy, x, w, mean, rstd, cols })
+                }
+                Elements::Bf16(dy) => {
+                    let dy = &dy[from..to];
+                    T::dispatch(Backward { adds, dx, dw, db, dy, x, w, mean, rstd, cols })
+                }
+            }
         });
         for (total, parts) in [(dw, dw_parts), (db, db_parts)] {
             if let Some(total) = total {
@@ -145,12 +171,12 @@ pub fn backward_onto<T: Real>(
     });
 }
 
-struct Backward<'a, T> {
+struct Backward<'a, T, S> {
     adds: bool,
     dx: &'a mut [T],
     dw: &'a mut [T],
     db: &'a mut [T],
-    dy: &'a [T],
+    dy: &'a [S],
     x: &'a [T],
     w: Option<&'a [T]>,
     mean: &'a [T],
@@ -158,7 +184,7 @@ struct Backward<'a, T> {
     cols: usize,
 }
 
-impl<T: Real> Kernel<T> for Backward<'_, T> {
+impl<T: Real, S: Stored<T>> Kernel<T> for Backward<'_, T, S> {
     type Output = ();
 
     #[inline(always)]
@@ -177,13 +203,13 @@ impl<T: Real> Kernel<T> for Backward<'_, T> {
     }
 }
 
-impl<T: Real> Backward<'_, T> {
+impl<T: Real, S: Stored<T>> Backward<'_, T, S> {
     /// Rows `row..row + N`.
     #[inline(always)]
     fn rows<V: Vector<Elem = T>, const N: usize>(&mut self, row: usize) {
         let cols = self.cols;
         let share = V::constant(1.0 / cols as f64);
-        let (mut x, mut dy): ([&[T]; N], [&[T]; N]) = ([&[]; N], [&[]; N]);
+        let (mut x, mut dy): ([&[T]; N], [&[S]; N]) = ([&[]; N], [&[]; N]);
         let (mut mu, mut r) = ([V::zero(); N], [V::zero(); N]);
         for i in 0..N {
             let row = row + i;
@@ -199,7 +225,7 @@ impl<T: Real> Backward<'_, T> {
                 #[inline(always)]
                 |acc, at, n| {
                     let hat = load::<V>(x[i], at, n).sub(mu[i]).mul(r[i]);
-                    let dhat = times(load(dy[i], at, n), self.w, at, n);
+                    let dhat = times(load_from(dy[i], at, n), self.w, at, n);
                     acc[0] = acc[0].add(dhat);
                     acc[1] = dhat.mul_add(hat, acc[1]);
                 },
@@ -213,7 +239,7 @@ impl<T: Real> Backward<'_, T> {
             |at, n| {
                 let (mut dw, mut db): (V, V) = (load(self.dw, at, n), load(self.db, at, n));
                 for i in 0..N {
-                    let dy: V = load(dy[i], at, n);
+                    let dy: V = load_from(dy[i], at, n);
                     let hat = load::<V>(x[i], at, n).sub(mu[i]).mul(r[i]);
                     dw = dy.mul_add(hat, dw);
                     db = db.add(dy);
@@ -234,6 +260,8 @@ impl<T: Real> Backward<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::super::rows::testing::{close, narrow, numbers, same_bits};
+    use half::bf16;
+
     use super::*;
 
     /// y, mean, rstd, dx, dw, db by the formulas.
@@ -272,10 +300,10 @@ mod tests {
         let nan = T::from_f64(f64::NAN);
         let new = |n| vec![nan; n];
         let (mut y, mut mean, mut rstd) = (new(rows * cols), new(rows), new(rows));
-        forward(&mut y, &mut mean, &mut rstd, x, w, b, rows, cols, 1e-5);
+        forward(Output::Own(&mut y), &mut mean, &mut rstd, x, w, b, rows, cols, 1e-5);
         let (mut dx, mut dw, mut db) = (new(rows * cols), new(cols), new(cols));
         let outputs = (Some(&mut dw[..]), Some(&mut db[..]));
-        backward(&mut dx, outputs.0, outputs.1, dy, x, w, &mean, &rstd, rows, cols);
+        backward(&mut dx, outputs.0, outputs.1, Elements::Own(dy), x, w, &mean, &rstd, rows, cols);
         [y, mean, rstd, dx, dw, db]
     }
 
@@ -328,10 +356,43 @@ mod tests {
         let (mut sum, mut dw_again) = (before.clone(), vec![0.0; cols]);
         let outputs = (Some(&mut dw_again[..]), None);
         backward_onto(
-            true, &mut sum, outputs.0, outputs.1, &dy, &x, None, &mean, &rstd, rows, cols,
+            true,
+            &mut sum,
+            outputs.0,
+            outputs.1,
+            Elements::Own(&dy),
+            &x,
+            None,
+            &mean,
+            &rstd,
+            rows,
+            cols,
         );
         let want: Vec<f32> = before.iter().zip(&dx).map(|(a, b)| a + b).collect();
         assert_eq!((sum, dw_again), (want, dw));
+    }
+
+    /// y in bf16 is y rounded, and a dy in bf16 counts as what it is in f32.
+    #[test]
+    fn bf16_is_rounded_once_and_widened() {
+        let (rows, cols) = (70, 37);
+        let [x, dy] = [1, 2].map(|seed| narrow(&numbers(rows * cols, 1.0, seed)));
+        let w = narrow(&numbers(cols, 1.0, 3));
+        let short: Vec<bf16> = dy.iter().map(|&x| bf16::from_f32(x)).collect();
+        let wide: Vec<f32> = short.iter().map(|x| x.to_f32()).collect();
+        let [y, mean, rstd, dx, dw, db] = ours(&x, Some(&w), Some(&w), &wide, rows, cols);
+        let new = |n| vec![f32::NAN; n];
+        let (mut mean_again, mut rstd_again) = (new(rows), new(rows));
+        let mut rounded = vec![bf16::NAN; rows * cols];
+        let to = Output::Bf16(&mut rounded);
+        forward(to, &mut mean_again, &mut rstd_again, &x, Some(&w), Some(&w), rows, cols, 1e-5);
+        assert!(rounded.iter().zip(&y).all(|(&a, &b)| a == bf16::from_f32(b)));
+        let (mut dx_again, mut dw_again, mut db_again) = (new(rows * cols), new(cols), new(cols));
+        let outputs = (Some(&mut dw_again[..]), Some(&mut db_again[..]));
+        let dy = Elements::Bf16(&short);
+        backward(&mut dx_again, outputs.0, outputs.1, dy, &x, Some(&w), &mean, &rstd, rows, cols);
+        assert_eq!((mean_again, rstd_again), (mean, rstd));
+        assert_eq!((dx_again, dw_again, db_again), (dx, dw, db));
     }
 
     #[test]

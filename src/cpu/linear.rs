@@ -4,8 +4,11 @@
 //! The bits are those of the product followed by the other operation.
 
 use super::binary::add_row;
-use super::gemm::{Elements, Epilogue, Factor, Piece, Precision, gemm_at};
-use super::simd::{Kernel, Real, Shared, Vector};
+use half::bf16;
+
+use super::gemm::{Elements, Epilogue, Factor, Output, Piece, Precision, gemm_at, gemm_to};
+use super::scratch;
+use super::simd::{Kernel, Real, Shared, Vector, round_row};
 use super::unary::{self, Unary};
 
 /// The operands of `x Wᵀ + b`: x `[rows, inner]`, W `[out, inner]`, b `[out]`.
@@ -28,11 +31,15 @@ pub struct Operands<'a, T> {
 }
 
 impl<T: Real> Operands<'_, T> {
+    fn factors(&self) -> (Factor<'_, T>, Factor<'_, T>) {
+        let Operands { x, w, inner, .. } = *self;
+        let x = Factor { data: x, row_stride: inner, col_stride: 1 };
+        (x, Factor { data: w, row_stride: 1, col_stride: inner })
+    }
+
     /// `c = x Wᵀ + b`, and `then` with each piece of it.
     fn product(&self, c: &mut [T], then: impl Fn(Piece<T>) + Sync) {
-        let Operands { x, w, bias, precision, rows, inner, out } = *self;
-        let x = Factor { data: x, row_stride: inner, col_stride: 1 };
-        let w = Factor { data: w, row_stride: 1, col_stride: inner };
+        let ((x, w), Operands { bias, precision, rows, inner, out, .. }) = (self.factors(), *self);
         let then = Epilogue::Then(bias, &then);
         gemm_at(precision, c, out, x, w, rows, out, inner, false, then);
     }
@@ -74,6 +81,51 @@ impl<T: Real> Kernel<T> for Add<'_, T> {
 pub fn forward_then<T: Real>(f: Unary, y: &mut [T], u: &mut [T], operands: Operands<'_, T>) {
     let (out, y) = (operands.out, Shared::new(y));
     operands.product(u, |u| unary::forward_rows(f, Activated { y, u, out }));
+}
+
+/// As [`forward_then`], u and y in bf16; f is taken of u before it is rounded.
+///
+/// # Panics
+/// When a slice is too short.
+pub fn forward_then_rounded<T: Real>(
+    f: Unary,
+    y: &mut [bf16],
+    u: &mut [bf16],
+    operands: Operands<'_, T>,
+) {
+    let (y, (x, w)) = (Shared::new(y), operands.factors());
+    let Operands { bias, precision, rows, inner, out, .. } = operands;
+    let then = |u: Piece<T>| {
+        scratch::with(u.cols(), |row| unary::forward_rows(f, Rounded { y, row, u, out }));
+    };
+    let then = Epilogue::Then(bias, &then);
+    gemm_to(precision, Output::Bf16(u), x, w, rows, out, inner, then);
+}
+
+/// A piece of u, room for a row of y, and where the same piece of y is, in bf16.
+struct Rounded<'a, T> {
+    y: Shared<bf16>,
+    row: &'a mut [T],
+    u: Piece<'a, T>,
+    out: usize,
+}
+
+impl<T: Real> unary::Rows<T> for Rounded<'_, T> {
+    fn count(&self) -> usize {
+        self.u.rows()
+    }
+
+    #[inline(always)]
+    fn row(&mut self, r: usize) -> (&mut [T], &[T]) {
+        (&mut *self.row, self.u.row(r))
+    }
+
+    #[inline(always)]
+    fn done<V: Vector<Elem = T>>(&mut self, r: usize) {
+        let (i, j, cols) = self.u.place(r);
+        // SAFETY: as disjoint as the pieces of u, each of which comes once.
+        round_row::<V>(unsafe { self.y.slice(i * self.out + j, cols) }, self.row);
+    }
 }
 
 /// A piece of u, and where the same piece of y is.

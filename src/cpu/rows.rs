@@ -8,7 +8,9 @@
 //! Closures handed to these functions are marked `#[inline(always)]`: a closure that is not inlined
 //! would be compiled without the vector instructions, and each of its operations would be a call.
 
-use super::simd::{Kernel, LANES, Number, Real, Strips, Vector, for_strips};
+use half::bf16;
+
+use super::simd::{Kernel, LANES, Number, Real, Stored, Strips, Vector, for_strips};
 use super::threads::CHUNK;
 
 /// Rows that one task works on: some [`CHUNK`] elements, at least one row.
@@ -21,6 +23,14 @@ pub(crate) fn rows_per_task(cols: usize) -> usize {
 pub(crate) fn load<V: Vector>(src: &[V::Elem], at: usize, n: usize) -> V {
     let src = &src[at..at + n];
     if n == LANES { V::load(src) } else { V::load_part(src) }
+}
+
+/// As [`load`], of elements that may be bf16.
+#[inline(always)]
+pub(crate) fn load_from<S: Stored<V::Elem>, V: Vector>(src: &[S], at: usize, n: usize) -> V {
+    let src = &src[at..at + n];
+    // SAFETY: the slice has n elements.
+    unsafe { if n == LANES { S::load(src.as_ptr()) } else { S::load_part(src.as_ptr(), n) } }
 }
 
 /// As [`load`] where there is something to load, else `default`.
@@ -55,6 +65,17 @@ pub(crate) fn times<V: Vector>(v: V, src: Option<&[V::Elem]>, at: usize, n: usiz
 pub(crate) fn store<V: Vector>(v: V, dst: &mut [V::Elem], at: usize, n: usize) {
     let dst = &mut dst[at..at + n];
     if n == LANES { v.store(dst) } else { v.store_part(dst) }
+}
+
+/// As [`store`], rounded.
+#[inline(always)]
+pub(crate) fn store_bf16<V: Vector>(v: V, dst: &mut [bf16], at: usize, n: usize) {
+    let dst = &mut dst[at..at + n];
+    if n == LANES {
+        v.store_bf16(dst);
+    } else {
+        dst.iter_mut().zip(v.to_array()).for_each(|(to, from)| *to = from.to_bf16());
+    }
 }
 
 /// The first `n` lanes of `v`, the others from `fill`.

@@ -3,8 +3,12 @@
 //! The table of formulae is in [`crate::ops`]'s file of the same name. Each function is a few lines, value
 //! and gradient side by side; the walk over the elements is written once.
 
+mod rounded;
+
 use super::simd::{Kernel, LANES, Real, Vector, math};
 use super::threads::{self, CHUNK};
+
+pub use rounded::backward_rounded;
 
 /// A function of one element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -397,6 +401,8 @@ macro_rules! with_function {
     };
 }
 
+use with_function;
+
 /// `y = op(x)`.
 pub fn forward<T: Real>(op: Unary, y: &mut [T], x: &[T]) {
     with_function!(op, f => run_forward(f, op.cost(), y, x));
@@ -408,6 +414,9 @@ pub(super) trait Rows<T> {
     fn count(&self) -> usize;
     /// y and x of row r, of one length.
     fn row(&mut self, r: usize) -> (&mut [T], &[T]);
+    /// What happens when y of row r is there.
+    #[inline(always)]
+    fn done<V: Vector<Elem = T>>(&mut self, _r: usize) {}
 }
 
 /// `y = op(x)` row by row, on this thread.
@@ -428,6 +437,7 @@ impl<T: Real, F: Function, R: Rows<T>> Kernel<T> for ForwardRows<F, R> {
         for r in 0..self.rows.count() {
             let (y, x) = self.rows.row(r);
             Forward { f: self.f, y, x }.run::<V>();
+            self.rows.done::<V>(r);
         }
     }
 }

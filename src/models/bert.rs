@@ -127,7 +127,7 @@ impl Layer {
     fn forward(&self, x: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
         let _scope = self.scope.enter();
         let x = self.attention_output.forward(&self.attention.forward(x, mask)?, x)?;
-        let hidden = self.intermediate.forward_then(&x, self.activation)?;
+        let hidden = self.intermediate.forward_then_for_products(&x, self.activation)?;
         self.output.forward(&hidden, &x)
     }
 }

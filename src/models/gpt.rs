@@ -120,7 +120,7 @@ impl Mlp {
     /// `residual` + what the layer makes of x.
     fn forward(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
         let _scope = self.scope.enter();
-        let hidden = self.c_fc.forward_then(x, self.activation)?; // [B, T, 4C]
+        let hidden = self.c_fc.forward_then_for_products(x, self.activation)?; // [B, T, 4C]
         self.c_proj.forward_add(&hidden, &self.dropout, residual)
     }
 }
@@ -159,8 +159,8 @@ impl Block {
         cache: Option<&mut KvCache>,
     ) -> Result<Tensor> {
         let _scope = self.scope.enter();
-        let x = self.attn.forward(&self.ln_1.forward(x)?, x, mask, cache)?;
-        self.mlp.forward(&self.ln_2.forward(&x)?, &x)
+        let x = self.attn.forward(&self.ln_1.forward_for_products(x)?, x, mask, cache)?;
+        self.mlp.forward(&self.ln_2.forward_for_products(&x)?, &x)
     }
 }
 

@@ -118,14 +118,42 @@ impl Linear {
     /// When x has another width.
     #[track_caller]
     pub fn forward_then(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
-        let gelu = matches!(activation, Activation::Gelu | Activation::GeluTanh);
-        if !gelu || self.lora.get().is_some() {
-            return activation.forward(&self.forward(x)?);
+        match self.gelu(activation) {
+            None => activation.forward(&self.forward(x)?),
+            Some(tanh) => {
+                let _scope = self.scope.enter();
+                let bias = self.bias.as_ref().map(Parameter::tensor);
+                ops::linear_gelu(x, &self.weight.tensor(), bias.as_ref(), tanh)
+            }
         }
-        let _scope = self.scope.enter();
-        let bias = self.bias.as_ref().map(Parameter::tensor);
-        let tanh = activation == Activation::GeluTanh;
-        ops::linear_gelu(x, &self.weight.tensor(), bias.as_ref(), tanh)
+    }
+
+    /// As [`Linear::forward_then`], for outputs that only another linear layer reads: in the type that products round
+    /// them to ([`ops::kept_for_products`]).
+    ///
+    /// # Errors
+    /// When x has another width.
+    #[track_caller]
+    pub fn forward_then_for_products(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        match self.gelu(activation) {
+            None => self.forward_then(x, activation),
+            Some(tanh) => {
+                let _scope = self.scope.enter();
+                let (weight, dtype) = (self.weight.tensor(), ops::kept_for_products(x));
+                let bias = self.bias.as_ref().map(Parameter::tensor);
+                ops::linear_gelu_to(x, &weight, bias.as_ref(), tanh, dtype)
+            }
+        }
+    }
+
+    /// Which GELU `activation` is, `tanh` or not, if it is one and can follow at once.
+    fn gelu(&self, activation: Activation) -> Option<bool> {
+        match activation {
+            _ if self.lora.get().is_some() => None,
+            Activation::Gelu => Some(false),
+            Activation::GeluTanh => Some(true),
+            _ => None,
+        }
     }
 
     /// The width that goes in.

@@ -38,6 +38,19 @@ impl LayerNorm {
         let bias = self.bias.as_ref().map(Parameter::tensor);
         ops::layer_norm(x, Some(&self.weight.tensor()), bias.as_ref(), self.eps)
     }
+
+    /// As [`LayerNorm::forward`], for outputs that only linear layers read: in the type that products round them to
+    /// ([`ops::kept_for_products`]).
+    ///
+    /// # Errors
+    /// When x has another width.
+    #[track_caller]
+    pub fn forward_for_products(&self, x: &Tensor) -> Result<Tensor> {
+        let _scope = self.scope.enter();
+        let (weight, dtype) = (self.weight.tensor(), ops::kept_for_products(x));
+        let bias = self.bias.as_ref().map(Parameter::tensor);
+        ops::layer_norm_to(x, Some(&weight), bias.as_ref(), self.eps, dtype)
+    }
 }
 
 impl Module for LayerNorm {

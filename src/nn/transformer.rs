@@ -80,8 +80,11 @@ impl FeedForward {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let hidden = self.linear1.forward_then(x, self.activation)?;
-        self.linear2.forward(&self.dropout.forward(&hidden)?)
+        if self.dropout.active().is_some() {
+            let hidden = self.linear1.forward_then(x, self.activation)?;
+            return self.linear2.forward(&self.dropout.forward(&hidden)?);
+        }
+        self.linear2.forward(&self.linear1.forward_then_for_products(x, self.activation)?)
     }
 
     fn visit<'a>(&'a self, v: &mut Visitor<'a, '_>) {

@@ -30,6 +30,22 @@ pub fn layer_norm(
     bias: Option<&Tensor>,
     eps: f64,
 ) -> Result<Tensor> {
+    layer_norm_to(x, weight, bias, eps, x.dtype())
+}
+
+/// As [`layer_norm`], with the output in `dtype`, which is that of x or, on the CPU, bf16: rounded as it is written, and
+/// its gradient read as it is.
+///
+/// # Errors
+/// As [`layer_norm`].
+#[track_caller]
+pub fn layer_norm_to(
+    x: &Tensor,
+    weight: Option<&Tensor>,
+    bias: Option<&Tensor>,
+    eps: f64,
+    dtype: DType,
+) -> Result<Tensor> {
     if x.rank() == 0 {
         return Err(Error::op("layer_norm", "a scalar has no axis to normalise"));
     }
@@ -44,12 +60,15 @@ pub fn layer_norm(
         let wide = |p: Option<&Tensor>| p.map(|p| p.to_dtype(DType::F32)).transpose();
         let (w, b) = (wide(weight)?, wide(bias)?);
         let y = layer_norm(&x.to_dtype(DType::F32)?, w.as_ref(), b.as_ref(), eps)?;
-        return y.to_dtype(x.dtype());
+        return y.to_dtype(dtype);
+    }
+    if dtype != x.dtype() && (dtype, x.device()) != (DType::BF16, Device::Cpu) {
+        return layer_norm(x, weight, bias, eps)?.to_dtype(dtype);
     }
     let x_packed = x.packed()?;
     let w = weight.map(Tensor::packed).transpose()?;
     let b = bias.map(Tensor::packed).transpose()?;
-    let mut y = x.new_empty(x.shape())?;
+    let mut y = Tensor::empty_on(x.shape(), dtype, x.device())?;
     let mut mean = x.new_empty(rows)?;
     let mut rstd = x.new_empty(rows)?;
     kernel!("layer_norm", x, T => layer_norm::forward::<T>(
@@ -71,13 +90,13 @@ pub fn layer_norm(
             let w = ctx.take_option(3);
             let (rows, cols) = rows_and_cols(x.shape());
             let fresh = |there: usize| {
-                (there == 1).then(|| dy.new_empty(cols)).transpose()
+                (there == 1).then(|| x.new_empty(cols)).transpose()
             };
             let (mut dw, mut db) = (fresh(ctx.ints[0])?, fresh(ctx.ints[1])?);
             if let Some(so_far) = ctx.so_far.take() {
                 let mut dx = so_far.packed()?;
                 drop(so_far); // else dx shared its buffer and would be copied
-                for_float!("layer_norm", dy.dtype(), T => layer_norm::backward_onto::<T>(
+                for_float!("layer_norm", x.dtype(), T => layer_norm::backward_onto::<T>(
                     true,
                     dx.make_mut()?, dw.as_mut().map(|t| t.slice_mut()), db.as_mut().map(|t| t.slice_mut()),
                     dy.slice_ref(), x.slice_ref(), w.as_ref().map(|w| w.slice_ref()),
@@ -86,7 +105,7 @@ pub fn layer_norm(
                 return Ok([Some(dx)].into_iter().chain(dw.map(Some)).chain(db.map(Some)).collect());
             }
             let mut dx = x.new_empty(x.shape())?;
-            kernel!("layer_norm", dy, T => layer_norm::backward::<T>(
+            kernel!("layer_norm", x, T => layer_norm::backward::<T>(
                 dx.slice_mut(), dw.as_mut().map(|t| t.slice_mut()), db.as_mut().map(|t| t.slice_mut()),
                 dy.slice_ref(), x.slice_ref(), w.as_ref().map(|w| w.slice_ref()),
                 mean.slice_ref(), rstd.slice_ref(), rows, cols

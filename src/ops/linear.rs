@@ -12,12 +12,13 @@
 //! linear_gelu          u = x Wᵀ + b, y = gelu(u)  du = dy · gelu′(u), and on with du
 //! ```
 //!
-//! W may be bf16 beside an x of f32: half the memory, read as it is. What is bf16 is summed in f32 and rounded once, at
-//! the end; where x is bf16, products are those of [`Precision::Medium`], which lose nothing of it.
+//! One of x and W may be bf16 beside the other in f32: half the memory, read as it is; y is f32. What is bf16 is summed in
+//! f32 and rounded once, at the end; where x is bf16, products are those of [`Precision::Medium`], which lose nothing of it.
 
 use super::entry::{Entry, ErrorCase, Input, Sample};
 use super::{
-    expect_shape, grads, precision_for, readable, rows_and_cols, same_dtype, same_dtype_or_bf16,
+    expect_shape, grads, precision_for, readable, rows_and_cols, same_device, same_dtype,
+    same_dtype_or_bf16,
 };
 use crate::autograd::{Context, record};
 use crate::cpu::gemm::{self, Epilogue, Factor, Precision};
@@ -44,7 +45,10 @@ macro_rules! flipped {
 /// Checks the operands of `name` and gives the shape of its output.
 #[track_caller]
 fn check(name: &'static str, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Dims> {
-    same_dtype_or_bf16(name, x, weight)?;
+    match (x.dtype(), weight.dtype()) {
+        (DType::BF16, DType::F32) => same_device(name, x, weight)?,
+        _ => same_dtype_or_bf16(name, x, weight)?,
+    }
     let &[out, inner] = weight.shape() else {
         return Err(Error::op(name, format!("weight {:?} is not a matrix", weight.shape())));
     };
@@ -58,7 +62,7 @@ fn check(name: &'static str, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>)
         ));
     }
     if let Some(bias) = bias {
-        same_dtype(name, x, bias)?;
+        same_dtype(name, wider(x, weight), bias)?;
         expect_shape(name, "bias", bias, &[out])?;
     }
     let mut shape = Dims::from_slice(x.shape());
@@ -66,11 +70,18 @@ fn check(name: &'static str, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>)
     Ok(shape)
 }
 
+/// Whose type outputs have: of x and W the one that is not bf16, if there is one.
+fn wider<'a>(x: &'a Tensor, weight: &'a Tensor) -> &'a Tensor {
+    if x.dtype() == DType::BF16 { weight } else { x }
+}
+
 /// Operands as the kernels read them: x and W in the type of the sums or in bf16, the bias in that of the sums.
 struct Call {
     x: Tensor,
     w: Tensor,
     bias: Option<Tensor>,
+    /// The type of the outputs.
+    dtype: DType,
     precision: Precision,
     rows: usize,
     inner: usize,
@@ -85,12 +96,13 @@ impl Call {
         let bias = bias.map(|b| b.cast(b.dtype().summed_in())).transpose()?;
         let (x, w, precision) =
             (readable(x)?.packed()?, readable(weight)?.packed()?, precision_for(x));
-        Ok(Call { x, w, bias, precision, rows, inner, out })
+        let dtype = wider(&x, &w).dtype();
+        Ok(Call { x, w, bias, dtype, precision, rows, inner, out })
     }
 
-    /// Room for outputs of this shape, before they are rounded to the type of x.
+    /// Room for outputs of this shape, before they are rounded to their type.
     fn output(&self, shape: &[usize]) -> Result<Tensor> {
-        Tensor::empty_on(shape, self.x.dtype().summed_in(), self.x.device())
+        Tensor::empty_on(shape, self.dtype.summed_in(), self.x.device())
     }
 
     fn operands<T: Element>(&self) -> Operands<'_, T> {
@@ -114,7 +126,7 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     let shape = check("linear", x, weight, bias)?;
     let call = Call::new(x, weight, bias)?;
     let Call { rows, inner, out, precision, .. } = call;
-    let mut y = call.x.new_empty(&shape)?;
+    let mut y = Tensor::empty_on(&shape[..], call.dtype, x.device())?;
     kernel_on!("linear", y.device(), y.dtype().summed_in(), T => {
         let epilogue = call.bias.as_ref().map_or(Epilogue::None, |b| Epilogue::Bias(b.slice_ref()));
         let (x, w) = (plain!(call.x, inner), flipped!(call.w, inner));
@@ -129,7 +141,7 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
             let bias = ctx.needs.get(2) == Some(&true);
             grads(backward(&mut ctx, &dy, dy.dtype(), bias)?)
         })
-        .output(y.cast(x.dtype())?)
+        .output(y.cast(wider(x, weight).dtype())?)
 }
 
 /// `x Wᵀ + b + residual`, the end of a branch that leads around a residual stream: residual and output `[…, out]`.
@@ -144,12 +156,12 @@ pub fn linear_add(
     residual: &Tensor,
 ) -> Result<Tensor> {
     let shape = check("linear_add", x, weight, bias)?;
-    same_dtype("linear_add", x, residual)?;
+    same_dtype("linear_add", wider(x, weight), residual)?;
     expect_shape("linear_add", "residual", residual, &shape)?;
     if x.device() != Device::Cpu {
         return residual.add(&linear(x, weight, bias)?);
     }
-    let (call, r) = (Call::new(x, weight, bias)?, residual.cast(x.dtype().summed_in())?);
+    let (call, r) = (Call::new(x, weight, bias)?, residual.cast(residual.dtype().summed_in())?);
     let mut y = call.output(&shape)?;
     for_float!("linear_add", y.dtype(), T => {
         kernels::forward_add::<T>(y.slice_mut(), r.slice_ref(), call.operands())
@@ -165,7 +177,7 @@ pub fn linear_add(
             let [dx, dw, db] = backward(&mut ctx, &dy, dy.dtype(), bias)?;
             grads([dx, dw, dr, db])
         })
-        .output(y.cast(x.dtype())?)
+        .output(y.cast(residual.dtype())?)
 }
 
 /// `gelu(x Wᵀ + b)`, by GELU's `tanh` form or by the error function: the first half of a feed-forward layer.
@@ -179,12 +191,32 @@ pub fn linear_gelu(
     bias: Option<&Tensor>,
     tanh: bool,
 ) -> Result<Tensor> {
+    linear_gelu_to(x, weight, bias, tanh, wider(x, weight).dtype())
+}
+
+/// As [`linear_gelu`], with the output in `dtype`, which is its own or, on the CPU, bf16 for f32: then what is kept for
+/// backward is bf16 too, and so are the gradients with respect to both.
+///
+/// # Errors
+/// As [`linear`].
+#[track_caller]
+pub fn linear_gelu_to(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    tanh: bool,
+    dtype: DType,
+) -> Result<Tensor> {
     let shape = check("linear_gelu", x, weight, bias)?;
+    let own = wider(x, weight).dtype();
     if x.device() != Device::Cpu {
         let u = linear(x, weight, bias)?;
-        return if tanh { u.gelu_tanh() } else { u.gelu() };
+        return if tanh { u.gelu_tanh() } else { u.gelu() }?.to_dtype(dtype);
     }
     let call = Call::new(x, weight, bias)?;
+    if (own, dtype) == (DType::F32, DType::BF16) {
+        return linear_gelu_rounded(x, weight, bias, tanh, call, &shape);
+    }
     let (mut y, mut u) = (call.output(&shape)?, call.output(&shape)?);
     for_float!("linear_gelu", y.dtype(), T => {
         let (y, u) = (y.slice_mut(), u.slice_mut());
@@ -208,23 +240,64 @@ pub fn linear_gelu(
             drop((wide, u));
             grads(backward(&mut ctx, &du, to, bias)?)
         })
-        .output(y.cast(x.dtype())?)
+        .output(y.cast(own)?)?
+        .to_dtype(dtype)
+}
+
+/// [`linear_gelu_to`] bf16. The gradient with respect to u is rounded to bf16 for the products, and summed for the bias
+/// before it is.
+#[track_caller]
+fn linear_gelu_rounded(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    tanh: bool,
+    call: Call,
+    shape: &[usize],
+) -> Result<Tensor> {
+    let room = || Tensor::empty_on(shape, DType::BF16, Device::Cpu);
+    let (mut y, mut u) = (room()?, room()?);
+    let operands = call.operands();
+    kernels::forward_then_rounded::<f32>(gelu(tanh), y.slice_mut(), u.slice_mut(), operands);
+    let mut inputs: smallvec::SmallVec<[&Tensor; 3]> = smallvec::smallvec![x, weight];
+    inputs.extend(bias);
+    record("linear_gelu", &inputs)
+        .save(&[&call.x, &call.w, &u])
+        .ints(&[tanh as usize])
+        .flops(call.flops())
+        .backward(|mut ctx, dy| {
+            let (u, dy) = (ctx.take(2)?, dy.packed()?);
+            let (op, biased) = (gelu(ctx.ints[0] == 1), ctx.needs.get(2) == Some(&true));
+            let (mut du, (_, out)) = (dy.new_empty(dy.shape())?, rows_and_cols(dy.shape()));
+            let mut db =
+                biased.then(|| Tensor::empty_on(out, DType::F32, Device::Cpu)).transpose()?;
+            let sums = db.as_mut().map(|db| db.slice_mut());
+            let (dy, u) = (dy.slice_ref(), u.slice_ref());
+            unary::backward_rounded::<f32>(op, du.slice_mut(), sums, dy, u, out);
+            let [dx, dw, _] = backward(&mut ctx, &du, DType::F32, false)?;
+            grads([dx, dw, db])
+        })
+        .output(y)
 }
 
 fn gelu(tanh: bool) -> Unary {
     if tanh { Unary::GeluTanh } else { Unary::Gelu }
 }
 
-/// `[dx, dW, db]` of `x Wᵀ + b` where they are needed, in the type of x, which is `to`, or that of a W in bf16; x and W
-/// are the first that are saved and the first two inputs.
+/// `[dx, dW, db]` of `x Wᵀ + b` where they are needed, in the types of x, W and b: bf16, or that of the outputs, which is
+/// `to`. x and W are the first that are saved and the first two inputs.
 fn backward(ctx: &mut Context, dy: &Tensor, to: DType, bias: bool) -> Result<[Option<Tensor>; 3]> {
     let (x, w, dy) = (ctx.take(0)?, ctx.take(1)?, readable(dy)?.packed()?);
     let (out, inner) = (w.shape()[0], w.shape()[1]);
     let (rows, _) = rows_and_cols(x.shape());
     let sums = dy.dtype().summed_in();
-    let fresh = |needed: bool, shape: &[usize]| needed.then(|| dy.new_empty(shape)).transpose();
-    let mut dx = fresh(ctx.needs[0], x.shape())?;
-    let mut dw = fresh(ctx.needs[1], w.shape())?;
+    // Rounded on the way out where that is all that is left to do.
+    let type_of = |input: &Tensor| if input.dtype() == DType::BF16 { DType::BF16 } else { sums };
+    let fresh = |needed: bool, of: &Tensor| {
+        needed.then(|| Tensor::empty_on(of.shape(), type_of(of), dy.device())).transpose()
+    };
+    let mut dx = fresh(ctx.needs[0], &x)?;
+    let mut dw = fresh(ctx.needs[1], &w)?;
     let mut db = bias.then(|| Tensor::empty_on(out, sums, dy.device())).transpose()?;
     let precision = precision_for(&x);
     kernel_on!("linear", dy.device(), sums, T => {
@@ -241,9 +314,11 @@ fn backward(ctx: &mut Context, dy: &Tensor, to: DType, bias: bool) -> Result<[Op
             reduce::forward::<T>(Reduce::Sum, db.slice_mut(), None, dy.slice_ref(), 1, rows, out);
         }
     });
-    let w_to = if w.dtype() == DType::BF16 { DType::BF16 } else { to };
-    let as_input = |grad: Option<Tensor>, to| grad.map(|grad| grad.cast(to)).transpose();
-    Ok([as_input(dx, to)?, as_input(dw, w_to)?, as_input(db, to)?])
+    let as_input = |grad: Option<Tensor>, like: DType| {
+        let to = if like == DType::BF16 { like } else { to };
+        grad.map(|grad| grad.cast(to)).transpose()
+    };
+    Ok([as_input(dx, x.dtype())?, as_input(dw, w.dtype())?, as_input(db, sums)?])
 }
 
 fn float(shape: &[usize]) -> Input {

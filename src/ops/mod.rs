@@ -50,8 +50,8 @@ pub use cross_entropy::{CrossEntropy, Reduction, cross_entropy};
 pub use dropout::dropout;
 pub use embedding::embedding;
 pub use gru::gru_sequence;
-pub use layer_norm::layer_norm;
-pub use linear::{linear, linear_add, linear_gelu};
+pub use layer_norm::{layer_norm, layer_norm_to};
+pub use linear::{linear, linear_add, linear_gelu, linear_gelu_to};
 pub use linear_cross_entropy::linear_cross_entropy;
 pub use lstm::lstm_sequence;
 pub use rms_norm::rms_norm;
@@ -62,7 +62,7 @@ pub use scaled_dot_product_attention::{
 pub use where_::where_;
 
 use crate::autograd::{Grads, Mode};
-use crate::cpu::gemm::Precision;
+use crate::cpu::gemm::{self, Precision};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Device, Tensor};
 use smallvec::smallvec;
@@ -96,6 +96,19 @@ fn precision_for(x: &Tensor) -> Precision {
     match (x.dtype(), x.device()) {
         (DType::BF16, Device::Cpu) => Precision::Medium,
         _ => Mode::current().precision,
+    }
+}
+
+/// The type that `x` is kept in where only products read it: bf16 where they would round it themselves anyway, which is
+/// where [`Precision::Medium`] goes through tiles, for at least a tile of rows; else its own.
+pub fn kept_for_products(x: &Tensor) -> DType {
+    let medium = Mode::current().precision == Precision::Medium;
+    let rows = rows_and_cols(x.shape()).0;
+    let rounded = medium && (x.dtype(), x.device()) == (DType::F32, Device::Cpu);
+    if rounded && rows >= gemm::SIDE_OF_TILES && gemm::multiplies_in_tiles() {
+        DType::BF16
+    } else {
+        x.dtype()
     }
 }
 

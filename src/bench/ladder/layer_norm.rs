@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::{Cost, Ladder, Rung, normal};
 use crate::bench::reference;
+use crate::cpu::gemm::Output;
 use crate::cpu::layer_norm;
 use crate::cpu::simd::{Kernel, LANES, Real, Vector};
 use crate::error::Result;
@@ -131,5 +132,15 @@ impl Kernel<f32> for Compiled<'_> {
 fn ours(y: &mut [f32], Inputs { x, w, b }: &Inputs) {
     let (rows, cols) = (x.len() / w.len(), w.len());
     let (mut mean, mut rstd) = (vec![0.0; rows], vec![0.0; rows]);
-    layer_norm::forward(y, &mut mean, &mut rstd, x, Some(w), Some(b), rows, cols, EPS as f64);
+    layer_norm::forward(
+        Output::Own(y),
+        &mut mean,
+        &mut rstd,
+        x,
+        Some(w),
+        Some(b),
+        rows,
+        cols,
+        EPS as f64,
+    );
 }

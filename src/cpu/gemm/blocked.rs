@@ -14,7 +14,7 @@ const FAR: usize = 512;
 const MANY_PAGES: usize = 1 << 20;
 
 /// Elements of C from which on tiles write it past the caches: 8 MiB of f32.
-const FAR_RESULT: usize = 1 << 21;
+const FAR_RESULT: usize = 1 << 19;
 
 /// Rows so many elements apart, or a multiple, want the same places in a first-level cache.
 const SAME_PLACE: usize = 1024;
@@ -61,6 +61,11 @@ impl Grid {
             let (split_rows, split_cols) = (rows > 4 * tile.0, cols > 2 * tile.1);
             if tiles >= wanted && fair || !(split_rows || split_cols) {
                 return grid;
+            }
+            // Tiles side by side would each pack the same A.
+            if by.packs() && tiles >= wanted && split_rows {
+                down += 1;
+                continue;
             }
             // Where each tile packs its B, columns first: each is then packed once. But no sliver as the last tile.
             let half = n.div_ceil(2 * across).next_multiple_of(tile.1);
@@ -196,12 +201,13 @@ fn part<T: Real>(
     let a_room = if pack_a { room(by, rows, most, tile.0) } else { 0 };
     let wide = by.packed_columns();
     let once = !p.accumulate && p.k <= block_of_k && p.then.is_none();
-    let c_far = once && p.m.saturating_mul(p.n) >= FAR_RESULT && p.rounded.is_none();
     // Sums for a C in bf16 stay here until they are complete: those of all columns, or with one block of k of the
     // few at work.
     let (sums_ld, sums_step) = if once { (NB, 0) } else { (cols.next_multiple_of(NB), 1) };
     // Tiles have complete sums at hand to round.
-    let at_once = p.rounded.filter(|_| once && by.rounds());
+    let at_once = p.rounded.filter(|_| once && by.rounds() && p.then.is_none());
+    let c_far =
+        once && p.m.saturating_mul(p.n) >= FAR_RESULT && (p.rounded.is_none() || at_once.is_some());
     let sums_room = if p.rounded.is_some() && at_once.is_none() { rows * sums_ld } else { 0 };
     let b_room = if pack_b && !share_b { room(by, cols.min(wide), most, tile.1) } else { 0 };
     scratch::with(a_room + b_room + sums_room, |packed: &mut [T]| {
@@ -277,9 +283,8 @@ fn part<T: Real>(
                 // are inside its slice, and no other task has this tile.
                 unsafe { by.block(operands, of_a, of_b) };
                 if last && sums_room > 0 {
-                    p.round((i, rows), (j, width), &sums[at * sums_step..], sums_ld);
-                }
-                if let Some(then) = p.then.filter(|_| last) {
+                    p.finish((i, rows), (j, width), &mut sums[at * sums_step..], sums_ld);
+                } else if let Some(then) = p.then.filter(|_| last) {
                     then(p.piece((i, rows), (j, width)));
                 }
             }

@@ -150,6 +150,11 @@ impl<T> Piece<'_, T> {
         self.size.0
     }
 
+    /// How many columns it has.
+    pub fn cols(&self) -> usize {
+        self.size.1
+    }
+
     /// Where its row r is in C: the row, the column it begins with, and the columns it has.
     #[inline(always)]
     pub fn place(&self, r: usize) -> (usize, usize, usize) {
@@ -212,6 +217,14 @@ pub enum Precision {
 /// Products of bf16 that make one of [`Precision::High`].
 pub const PRODUCTS_OF_HIGH: usize = 6;
 
+/// Rows of a tile of [`Precision::Medium`] where [`multiplies_in_tiles`].
+pub(crate) const SIDE_OF_TILES: usize = tiles::SIDE;
+
+/// Whether [`Precision::Medium`] rounds operands of f32 to bf16 and multiplies them in tiles (AMX).
+pub(crate) fn multiplies_in_tiles() -> bool {
+    tiles::available::<f32>()
+}
+
 /// Below this many multiply-adds rounding and packing cost more than pairs bring.
 pub(crate) const PAIRS_FROM: usize = 1 << 15;
 
@@ -255,10 +268,11 @@ pub fn gemm_at<'a, T: Real>(
     product(by, c, 0, ldc, a, b, 1, m, n, k, accumulate, epilogue);
 }
 
-/// As [`gemm_at`] without adding to what is there, into a dense C `[m, n]` that may be bf16.
+/// As [`gemm_at`] without adding to what is there, into a dense C `[m, n]` that may be bf16: what comes after it then
+/// gets pieces of its sums, before they are rounded.
 ///
 /// # Panics
-/// As [`gemm_at`]; for a C in bf16 with [`Epilogue::Then`].
+/// As [`gemm_at`].
 pub fn gemm_to<'a, T: Real>(
     precision: Precision,
     c: Output<'_, T>,
@@ -332,6 +346,22 @@ impl<T: Real> Product<'_, T> {
         let (from, size) = ((i, j), (rows, cols));
         Piece { c, at, ldc: self.ldc, from, size, lent: std::marker::PhantomData }
     }
+
+    /// What comes after finished `sums` of a C in bf16, rows `ld` apart, of these (first, length) rows and columns: they
+    /// are rounded, and then gone on with as they are.
+    fn finish(
+        &self,
+        (i, rows): (usize, usize),
+        (j, cols): (usize, usize),
+        sums: &mut [T],
+        ld: usize,
+    ) {
+        self.round((i, rows), (j, cols), sums, ld);
+        if let Some(then) = self.then {
+            let (c, from, size) = (Shared::new(sums), (i, j), (rows, cols));
+            then(Piece { c, at: 0, ldc: ld, from, size, lent: std::marker::PhantomData });
+        }
+    }
 }
 
 /// A piece of C on its way to bf16.
@@ -391,7 +421,7 @@ fn product<T: Real>(
         Output::Own(c) => (Shared::new(c), None),
         Output::Bf16(c) => (Shared::new(&mut []), Some(Shared::new(c))),
     };
-    assert!(rounded.is_none() || !accumulate && then.is_none(), "C in bf16 is only written");
+    assert!(rounded.is_none() || !accumulate, "C in bf16 is only written");
     let item = |i: usize| Product {
         c,
         rounded,
@@ -419,14 +449,14 @@ fn product<T: Real>(
                 scratch::with(m * n, |sums: &mut [T]| {
                     let c = Shared::new(sums);
                     vector::run(1, &|_| Product { c, rounded: None, at: 0, ldc: n, ..p });
-                    p.round((0, m), (0, n), sums, n);
+                    p.finish((0, m), (0, n), sums, n);
                 });
             }),
         }
     } else {
         return blocked::run(count, &item);
     }
-    if let Some(then) = then {
+    if let Some(then) = then.filter(|_| rounded.is_none()) {
         (0..count).for_each(|i| then(item(i).piece((0, m), (0, n))));
     }
 }

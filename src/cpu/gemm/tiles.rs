@@ -450,6 +450,7 @@ unsafe fn write<U: Unit>(
     );
     if let Some(to) = block.rounded {
         let to = to.wrapping_add(at);
+        let past = block.c_far && (to as usize).is_multiple_of(64) && ldc.is_multiple_of(SIDE);
         if whole {
             for r in 0..SIDE {
                 let ([low, high], to) = (vectors(r), to.wrapping_add(r * ldc));
@@ -457,7 +458,12 @@ unsafe fn write<U: Unit>(
                 unsafe {
                     if parts == Parts::One && bias.is_none() {
                         // What tiles have summed is never below the normal numbers, which `beside` takes for 0.
-                        U::beside(low, high).store_ptr(to.cast());
+                        let row = U::beside(low, high);
+                        if past {
+                            U::stream(row, to.cast());
+                        } else {
+                            row.store_ptr(to.cast());
+                        }
                     } else {
                         let to = std::slice::from_raw_parts_mut(to, SIDE);
                         low.store_bf16(&mut to[..LANES]);

@@ -5,6 +5,9 @@ use super::super::pack::{Operand, Source};
 use super::{MARGIN, Parts, SIDE, STEP, TILE, Unit, panel};
 use crate::cpu::simd::{LANES, Stored, Vector, inlined};
 
+/// Bytes from which on rows share hardly a page of memory.
+const FAR_ROWS: usize = 2048;
+
 /// Above this a number, rounded to bf16, might be infinite. (The largest bf16 is 3.3895e38.)
 const SPLITTABLE: f32 = 3.38e38;
 
@@ -37,10 +40,23 @@ unsafe fn pack_from<U: Unit, S: Stored<f32>>(
     let (size, steps) = (panel(parts, source.k), source.k.div_ceil(STEP));
     let panels = source.lanes.div_ceil(SIDE);
     assert!(dst.len() >= panels * size, "panels need more room");
+    // Rows on pages of their own come sooner in long pieces of few than in short ones of many; for A, which then is turned.
+    let by_row = operand == Operand::A && source.step * size_of::<S>() >= FAR_ROWS;
     for t in 0..panels * steps {
         // Along the rows of the source: lane after lane where they lie side by side.
         let (p, step) =
             if source.lane == 1 { (t % panels, t / panels) } else { (t / steps, t % steps) };
+        if source.lane == 1 && by_row {
+            // Of the k of the next step some rows, whole.
+            let next = (step + 1) * STEP..source.k.min((step + 2) * STEP);
+            for k in next.skip(p * STEP / panels).take((p + 1) * STEP / panels - p * STEP / panels)
+            {
+                let row = source.data.wrapping_add(k * source.step);
+                for lane in (0..source.lanes).step_by(64 / size_of::<S>()) {
+                    U::V::prefetch_far(row.wrapping_add(lane).cast());
+                }
+            }
+        }
         let panel = &mut dst[p * size..(p + 1) * size];
         let mut strange = if step == 0 { 0 } else { panel[size - MARGIN].to_bits() };
         for half in 0..2 {
@@ -53,7 +69,7 @@ unsafe fn pack_from<U: Unit, S: Stored<f32>>(
             };
             let at = (step * parts as usize * 2 + half) * TILE;
             // SAFETY: these lanes and k belong to the source.
-            let found = unsafe { tile::<U, S>(&mut panel[at..], square, operand, parts) };
+            let found = unsafe { tile::<U, S>(&mut panel[at..], square, operand, parts, by_row) };
             strange |= found << (half * LANES);
         }
         panel[size - MARGIN] = f32::from_bits(strange);
@@ -71,6 +87,7 @@ unsafe fn tile<U: Unit, S: Stored<f32>>(
     square: Source<*const S>,
     operand: Operand,
     parts: Parts,
+    by_row: bool,
 ) -> u32 {
     let along_k = square.step == 1 && square.lane != 1;
     // Row i of a square is a lane with its pairs of k, or a pair of k with its lanes. A wants the former, B the latter.
@@ -89,11 +106,13 @@ unsafe fn tile<U: Unit, S: Stored<f32>>(
                 }
                 if S::IS_BF16 && whole && square.lane == 1 {
                     let low = square.data.wrapping_add(2 * i * square.step);
-                    U::V::prefetch_far(low.wrapping_add(STEP * square.step).cast());
-                    U::V::prefetch_far(low.wrapping_add((STEP + 1) * square.step).cast());
+                    if !by_row {
+                        U::V::prefetch_far(low.wrapping_add(STEP * square.step).cast());
+                        U::V::prefetch_far(low.wrapping_add((STEP + 1) * square.step).cast());
+                    }
                     return U::pairs(low.cast(), low.wrapping_add(square.step).cast());
                 }
-                let (low, high) = two_rows::<U, S>(&square, i, along_k, whole);
+                let (low, high) = two_rows::<U, S>(&square, i, along_k, whole, by_row);
                 if along_k { U::beside(low, high) } else { U::between(low, high) }
             },
         );
@@ -120,7 +139,7 @@ unsafe fn tile<U: Unit, S: Stored<f32>>(
     let mut strange = zero;
     for i in 0..LANES {
         // SAFETY: handed through.
-        let (mut low, mut high) = unsafe { two_rows::<U, S>(&square, i, along_k, whole) };
+        let (mut low, mut high) = unsafe { two_rows::<U, S>(&square, i, along_k, whole, by_row) };
         for x in [low, high] {
             let fine = x.abs().le(U::V::splat(SPLITTABLE));
             strange = strange.max(U::V::select(fine, zero, one));
@@ -163,6 +182,7 @@ unsafe fn two_rows<U: Unit, S: Stored<f32>>(
     i: usize,
     along_k: bool,
     whole: bool,
+    by_row: bool,
 ) -> (U::V, U::V) {
     // SAFETY: handed through.
     unsafe {
@@ -174,8 +194,10 @@ unsafe fn two_rows<U: Unit, S: Stored<f32>>(
             (S::load(data), S::load(data.wrapping_add(LANES)))
         } else if whole && square.lane == 1 {
             let (data, step) = (square.data.wrapping_add(2 * i * square.step), square.step);
-            U::V::prefetch_far(data.wrapping_add(STEP * step).cast());
-            U::V::prefetch_far(data.wrapping_add((STEP + 1) * step).cast());
+            if !by_row {
+                U::V::prefetch_far(data.wrapping_add(STEP * step).cast());
+                U::V::prefetch_far(data.wrapping_add((STEP + 1) * step).cast());
+            }
             (S::load(data), S::load(data.wrapping_add(step)))
         } else if along_k {
             (row::<U, S>(square, i, 0), row::<U, S>(square, i, LANES))
