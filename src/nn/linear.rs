@@ -213,7 +213,7 @@ mod tests {
                 assert!((x - y).abs() <= y.abs() / 250.0 + 1e-4, "{x} for {y}");
             }
         }
-        let message = ops::linear(&x, &w.to_dtype(DType::F32).unwrap(), None).unwrap_err();
+        let message = ops::linear(&x, &w.to_dtype(DType::F16).unwrap(), None).unwrap_err();
         assert!(message.to_string().contains("do not mix"), "{message}");
     }
 

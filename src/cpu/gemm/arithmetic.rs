@@ -75,6 +75,11 @@ impl Arithmetic {
         self.parts().is_some()
     }
 
+    /// Elements of C from which on blocks that can write it past the caches.
+    pub(super) fn far_result(self) -> usize {
+        self.parts().map_or(usize::MAX, tiles::far_result)
+    }
+
     /// Columns of B that a tile packs at a time, a multiple of [`NB`].
     pub(super) fn packed_columns(self) -> usize {
         self.parts().map_or(NB, |_| tiles::PACKED_COLUMNS)

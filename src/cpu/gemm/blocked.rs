@@ -13,9 +13,6 @@ const FAR: usize = 512;
 /// Elements of A from which on half of that is far: more than a core's tables of pages reach, with B beside it.
 const MANY_PAGES: usize = 1 << 20;
 
-/// Elements of C from which on tiles write it past the caches: 8 MiB of f32.
-const FAR_RESULT: usize = 1 << 19;
-
 /// Rows so many elements apart, or a multiple, want the same places in a first-level cache.
 const SAME_PLACE: usize = 1024;
 
@@ -206,8 +203,9 @@ fn part<T: Real>(
     let (sums_ld, sums_step) = if once { (NB, 0) } else { (cols.next_multiple_of(NB), 1) };
     // Tiles have complete sums at hand to round.
     let at_once = p.rounded.filter(|_| once && by.rounds() && p.then.is_none());
-    let c_far =
-        once && p.m.saturating_mul(p.n) >= FAR_RESULT && (p.rounded.is_none() || at_once.is_some());
+    let c_far = once
+        && p.m.saturating_mul(p.n) >= by.far_result()
+        && (p.rounded.is_none() || at_once.is_some());
     let sums_room = if p.rounded.is_some() && at_once.is_none() { rows * sums_ld } else { 0 };
     let b_room = if pack_b && !share_b { room(by, cols.min(wide), most, tile.1) } else { 0 };
     scratch::with(a_room + b_room + sums_room, |packed: &mut [T]| {
@@ -230,8 +228,9 @@ fn part<T: Real>(
                 None => by.packed_rows(tile.0),
             };
             let a = if pack_a { packed_a.as_ptr() } else { a.address() };
-            for at in (0..cols).step_by(NB) {
-                let width = NB.min(cols - at);
+            let piece = if p.then.is_none() && sums_room == 0 && by.packs() { wide } else { NB };
+            for at in (0..cols).step_by(piece) {
+                let width = piece.min(cols - at);
                 let place = p.at + i * p.ldc + j + at;
                 let rounded = at_once.map(|c| c.pointer(place));
                 let (c, ldc) = match (p.rounded, rounded) {

@@ -137,10 +137,19 @@ pub(super) fn largest_tile(parts: Parts, k: usize) -> (usize, usize) {
     (if long { 256 } else { 512 }, 4096)
 }
 
-/// Steps of a panel of B in bf16 that stay in the first cache while strips of A pass: 32 KiB.
+/// Elements of C from which on it is written past the caches, where what is written would be read first. A product of bf16
+/// waits for that from the size of a second cache on, six products from several times that.
+pub(super) fn far_result(parts: Parts) -> usize {
+    if parts == Parts::One { 1 << 19 } else { 1 << 21 }
+}
+
+/// Steps of a panel of B, or a strip of A, in bf16 that stay in the first cache while the others pass: 32 KiB.
 const NEAR: usize = 16;
 
-/// Strips of A that pass at most, so many sums wait.
+/// Elements of a block of B at most that strips of A pass by, one after the other.
+const BY_STRIP: usize = 600 << 10;
+
+/// Strips or panels that pass at most, so many sums wait.
 const STRIPS: usize = 16;
 
 /// Columns of B packed at a time: from rows far apart, long pieces of them.
@@ -179,15 +188,22 @@ pub(crate) struct Strip {
     row: usize,
     /// Bytes from 32 k to the next.
     step: usize,
-    /// Whether it comes from the second cache and is not to drive out what lies in the first.
-    far: bool,
+    stays: Stays,
+}
+
+/// Which operand stays in the first cache. The other, which comes from the second, is not to drive it out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stays {
+    A,
+    B,
+    Both,
 }
 
 impl Strip {
     /// A packed one.
     fn packed(parts: Parts, at: *const f32) -> Strip {
         let (row, step) = packed_rows(parts);
-        Strip { at, row: row * size_of::<f32>(), step: step * size_of::<f32>(), far: false }
+        Strip { at, row: row * size_of::<f32>(), step: step * size_of::<f32>(), stays: Stays::Both }
     }
 }
 
@@ -324,9 +340,12 @@ fn with_sums(f: impl FnOnce(&mut [Sums])) {
     scratch::with(STRIPS, f);
 }
 
-/// [`block`] on one kind of tiles: panels of B outside, so that one stays near while all of A passes. Of bf16 a part of
-/// a panel does, as much as the first cache holds beside other things; the sums wait meanwhile, some strips of them,
-/// and go on where they were: the same chain, the same bits. In three parts a panel takes 48 KiB and comes
+/// [`block`] on one kind of tiles. Panels of a packed A and B: those of B outside, so that one stays near while all of A
+/// passes. An A that is read where it lies, from farther away, goes by once: strips of it outside, while B passes, if that
+/// is small enough to come from the second cache; C is then written row by row, too.
+///
+/// Of bf16 a part of what stays does, as much as the first cache holds beside other things; the sums wait meanwhile, some
+/// of them, and go on where they were: the same chain, the same bits. In three parts a panel takes 48 KiB and comes
 /// from the second cache, of which six products ask for 14 KiB in 384 cycles.
 ///
 /// # Safety
@@ -346,22 +365,27 @@ unsafe fn block_for<U: Unit>(
         if parts == Parts::One { steps.div_ceil(steps.div_ceil(NEAR).max(1)) } else { steps };
     // SAFETY: handed through.
     unsafe { U::begin() };
-    let (tall, wide) = (STRIPS * SIDE, block.n.div_ceil(SIDE));
-    for (first, j) in
-        (0..block.m.div_ceil(tall)).flat_map(|i| (0..wide).map(move |j| (i * tall, j * SIDE)))
+    // What is outside, and what passes.
+    let by_strip =
+        parts == Parts::One && block.n * block.k <= BY_STRIP && block.a_col != packed_rows(parts).1;
+    let (strips, panels) = (block.m.div_ceil(SIDE), block.n.div_ceil(SIDE));
+    let (outer, inner) = if by_strip { (strips, panels) } else { (panels, strips) };
+    for (first, o) in
+        (0..inner.div_ceil(STRIPS)).flat_map(|i| (0..outer).map(move |o| (i * STRIPS, o)))
     {
-        let right = block.b.wrapping_add(j / SIDE * block.b_panel);
-        let cols = SIDE.min(block.n - j);
         // Each strip of A asks for its share of the next panel.
-        let mut next = right.wrapping_add(
-            block.b_panel + first / SIDE * steps * parts.products().len() * 2 * LANES,
+        let mut next = block.b.wrapping_add(
+            (o + 1) * block.b_panel + first * steps * parts.products().len() * 2 * LANES,
         );
         let mut from = 0;
         // At least once, so that k = 0 writes zeros.
         while from == 0 || from < steps {
             let some = near.min(steps - from);
             let last = from + some == steps;
-            for (slot, i) in (first..block.m.min(first + tall)).step_by(SIDE).enumerate() {
+            for (slot, n) in (first..inner.min(first + STRIPS)).enumerate() {
+                let (i, j) = if by_strip { (o * SIDE, n * SIDE) } else { (n * SIDE, o * SIDE) };
+                let right = block.b.wrapping_add(j / SIDE * block.b_panel);
+                let cols = SIDE.min(block.n - j);
                 // Where none has to wait, all take the same.
                 let sums = &mut sums[if near < steps { slot } else { 0 }];
                 let left = block.a.wrapping_add(i / SIDE * block.a_panel);
@@ -369,7 +393,13 @@ unsafe fn block_for<U: Unit>(
                     at: left.wrapping_add(from * block.a_col),
                     row: block.a_row * size_of::<f32>(),
                     step: block.a_col * size_of::<f32>(),
-                    far: some > NEAR / 2,
+                    stays: if some <= NEAR / 2 {
+                        Stays::Both
+                    } else if by_strip {
+                        Stays::A
+                    } else {
+                        Stays::B
+                    },
                 };
                 let rows = SIDE.min(block.m - i);
                 let at = i * block.ldc + j;
@@ -379,7 +409,7 @@ unsafe fn block_for<U: Unit>(
                 };
                 let c_soon = last && !block.c_far;
                 let soon = Soon {
-                    b: if block.b_far { next } else { right },
+                    b: if block.b_far && !by_strip { next } else { right },
                     c: if c_soon { c } else { left },
                     ldc: if c_soon { ldc } else { 0 },
                 };

@@ -8,7 +8,7 @@ use half::bf16;
 use super::super::factor::Start;
 use super::super::micro::Block;
 use super::super::pack::{Operand, Source};
-use super::{Parts, SIDE, STEP, Soon, Strip, Sums, TILE, Unit, Work, block_for, pack_for};
+use super::{Parts, SIDE, STEP, Soon, Stays, Strip, Sums, TILE, Unit, Work, block_for, pack_for};
 use crate::cpu::simd::{F32x1, LANES};
 
 /// AMX with bf16.
@@ -42,8 +42,9 @@ const ONE: usize = TILE * size_of::<f32>();
 /// The bytes of a row of a tile; a row of sums has two.
 const ROW: usize = 64;
 
-/// The strip of A of one part into registers 4 and 5, by this instruction.
-macro_rules! a_by {
+/// The strip of A of one part into registers 4 and 5, by an instruction: `tileloadd`, or `tileloaddt1`, which goes past
+/// the first cache.
+macro_rules! a {
     ($load:literal, $part:literal) => {
         concat!(
             $load,
@@ -56,32 +57,27 @@ macro_rules! a_by {
             "*{part}]"
         )
     };
-}
-
-macro_rules! a {
     ($part:literal) => {
-        a_by!("tileloadd", $part)
+        a!("tileloadd", $part)
     };
 }
 
-/// As [`a`], past the first cache, so that it does not drive the panel of B out of there.
-macro_rules! a_far {
-    ($part:literal) => {
-        a_by!("tileloaddt1", $part)
-    };
-}
-
-/// The panel of B of one part into registers 6 and 7.
+/// The panel of B of one part into registers 6 and 7, as [`a`].
 macro_rules! b {
-    ($part:literal) => {
+    ($load:literal, $part:literal) => {
         concat!(
-            "tileloadd tmm6, [{b} + {row}*1 + ",
+            $load,
+            " tmm6, [{b} + {row}*1 + ",
             $part,
             "*{part}]\n",
-            "tileloadd tmm7, [{b} + {row}*1 + ",
+            $load,
+            " tmm7, [{b} + {row}*1 + ",
             $part,
             "*{part} + {one}]"
         )
+    };
+    ($part:literal) => {
+        b!("tileloadd", $part)
     };
 }
 
@@ -240,10 +236,15 @@ impl Unit for Amx {
         // their shape by `begin`.
         unsafe {
             match parts {
-                Parts::One if a.far => {
-                    steps!(a, b, steps, soon, more, to, 1; a_far!(0), b!(0), dot_ahead!())
-                }
-                Parts::One => steps!(a, b, steps, soon, more, to, 1; a!(0), b!(0), dot_ahead!()),
+                Parts::One => match a.stays {
+                    Stays::A => steps!(a, b, steps, soon, more, to, 1;
+                        a!(0), b!("tileloaddt1", 0), dot_ahead!()),
+                    Stays::B => steps!(a, b, steps, soon, more, to, 1;
+                        a!("tileloaddt1", 0), b!(0), dot_ahead!()),
+                    Stays::Both => {
+                        steps!(a, b, steps, soon, more, to, 1; a!(0), b!(0), dot_ahead!())
+                    }
+                },
                 Parts::Two => steps!(a, b, steps, soon, more, to, 2;
                     a!(1), b!(0), dot_ahead!(), a!(0), dot_ahead!(), b!(1), dot_ahead!()),
                 Parts::Three => steps!(a, b, steps, soon, more, to, 3;
