@@ -373,10 +373,15 @@ unsafe fn block_for<U: Unit>(
     for (first, o) in
         (0..inner.div_ceil(STRIPS)).flat_map(|i| (0..outer).map(move |o| (i * STRIPS, o)))
     {
-        // Each strip of A asks for its share of the next panel.
-        let mut next = block.b.wrapping_add(
-            (o + 1) * block.b_panel + first * steps * parts.products().len() * 2 * LANES,
-        );
+        // What passes asks for the next that stays, each for its share: a panel of B, or a strip of A if that is one piece.
+        let one_piece = block.a_row == steps * LANES;
+        let mut next = if by_strip {
+            block.a.wrapping_add((o + 1) * block.a_panel)
+        } else {
+            block.b.wrapping_add(
+                (o + 1) * block.b_panel + first * steps * parts.products().len() * 2 * LANES,
+            )
+        };
         let mut from = 0;
         // At least once, so that k = 0 writes zeros.
         while from == 0 || from < steps {
@@ -409,7 +414,7 @@ unsafe fn block_for<U: Unit>(
                 };
                 let c_soon = last && !block.c_far;
                 let soon = Soon {
-                    b: if block.b_far && !by_strip { next } else { right },
+                    b: if if by_strip { one_piece } else { block.b_far } { next } else { right },
                     c: if c_soon { c } else { left },
                     ldc: if c_soon { ldc } else { 0 },
                 };
