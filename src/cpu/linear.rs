@@ -187,6 +187,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_rounded_is_what_is_not_rounded_once() {
+        for (rows, inner, out) in [(1, 7, 5), (9, 7, 1), (3, 0, 4), (0, 3, 4), (70, 300, 150)] {
+            let [x, w, b] =
+                [rows * inner, out * inner, out].map(|n| narrow(&numbers(n, 1.0, n as u64)));
+            let (x, w) = (Elements::Own(&x[..]), Elements::Own(&w[..]));
+            let (bias, precision) = (Some(&b[..]), Precision::Highest);
+            let operands = Operands { x, w, bias, precision, rows, inner, out };
+            let (mut u, mut y) = (vec![f32::NAN; rows * out], vec![f32::NAN; rows * out]);
+            forward_then(Unary::GeluTanh, &mut y, &mut u, operands);
+            let (mut u_short, mut y_short) =
+                (vec![bf16::NAN; rows * out], vec![bf16::NAN; rows * out]);
+            forward_then_rounded(Unary::GeluTanh, &mut y_short, &mut u_short, operands);
+            let short = |x: &[f32]| x.iter().map(|&x| bf16::from_f32(x)).collect::<Vec<_>>();
+            assert_eq!((u_short, y_short), (short(&u), short(&y)), "{rows} × {inner} × {out}");
+        }
+    }
+
+    #[test]
     fn threads_and_instruction_sets_do_not_change_bits() {
         same_bits(|| both(150, 70, 301, true).concat());
     }

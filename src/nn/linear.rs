@@ -213,8 +213,56 @@ mod tests {
                 assert!((x - y).abs() <= y.abs() / 250.0 + 1e-4, "{x} for {y}");
             }
         }
+        // x in bf16 beside a W in f32: outputs, and the gradients of W and b, are f32.
+        let leaf = |t: &Tensor, dtype| t.to_dtype(dtype).unwrap().requires_grad_().unwrap();
+        let mixed = [leaf(&x, DType::BF16), leaf(&w, DType::F32), leaf(&b, DType::F32)];
+        let y = ops::linear(&mixed[0], &mixed[1], Some(&mixed[2])).unwrap();
+        assert_eq!(y.dtype(), DType::F32);
+        y.mul(&dy.to_dtype(DType::F32).unwrap()).unwrap().sum_all().unwrap().backward().unwrap();
+        let grads = mixed.each_ref().map(|leaf| leaf.grad().unwrap());
+        assert_eq!(grads.each_ref().map(Tensor::dtype), [DType::BF16, DType::F32, DType::F32]);
+        for (got, want) in [&y, &grads[0], &grads[1], &grads[2]].into_iter().zip(&plain) {
+            for (x, y) in got.to_f64_vec().unwrap().iter().zip(want) {
+                assert!((x - y).abs() <= y.abs() / 250.0 + 1e-4, "{x} for {y}");
+            }
+        }
         let message = ops::linear(&x, &w.to_dtype(DType::F16).unwrap(), None).unwrap_err();
         assert!(message.to_string().contains("do not mix"), "{message}");
+    }
+
+    /// A block whose activations between products are bf16 is the block in f32 to within bf16, forward and backward.
+    #[test]
+    fn what_products_read_may_be_kept_in_bf16() {
+        let key = |stream| Key { seed: 9, stream, step: 0 };
+        let leaf = |shape: &[usize], stream| {
+            let x = Tensor::randn(shape, DType::F32, key(stream)).unwrap();
+            x.mul_scalar(0.5).unwrap().detach().requires_grad_().unwrap()
+        };
+        let run = |dtype: DType| {
+            let x = leaf(&[40, 24], 1);
+            let (weight, shift) = (leaf(&[24], 2), leaf(&[24], 3));
+            let (w1, b1) = (leaf(&[48, 24], 4), leaf(&[48], 5));
+            let (w2, b2) = (leaf(&[24, 48], 6), leaf(&[24], 7));
+            let normed = ops::layer_norm_to(&x, Some(&weight), Some(&shift), 1e-5, dtype).unwrap();
+            let hidden = ops::linear_gelu_to(&normed, &w1, Some(&b1), true, dtype).unwrap();
+            let y = ops::linear_add(&hidden, &w2, Some(&b2), &x).unwrap();
+            assert_eq!([&normed, &hidden, &y].map(Tensor::dtype), [dtype, dtype, DType::F32]);
+            y.mul(&y).unwrap().sum_all().unwrap().backward().unwrap();
+            let leaves = [&x, &weight, &shift, &w1, &b1, &w2, &b2];
+            let grads = leaves.map(|leaf| leaf.grad().unwrap());
+            assert!(grads.iter().all(|grad| grad.dtype() == DType::F32));
+            let values = std::iter::once(&y).chain(&grads);
+            values.map(|t| t.to_f64_vec().unwrap()).collect::<Vec<_>>()
+        };
+        let (plain, short) = (run(DType::F32), run(DType::BF16));
+        for (i, (plain, short)) in plain.iter().zip(&short).enumerate() {
+            let size = plain.iter().map(|x| x * x).sum::<f64>().sqrt();
+            let error = plain.iter().zip(short).map(|(a, b)| (a - b) * (a - b)).sum::<f64>().sqrt();
+            assert!(error < 0.01 * size && error > 0.0, "{i}: {error} of {size}");
+        }
+        // Nothing changes where it is not asked for.
+        let x = leaf(&[64, 8], 1);
+        assert_eq!(ops::kept_for_products(&x), DType::F32);
     }
 
     #[test]

@@ -1,6 +1,8 @@
+use half::bf16;
+
 use super::super::arithmetic::Arithmetic;
-use super::super::tests::exact_in_every_layout;
-use super::super::{Epilogue, Mat, Output, product};
+use super::super::tests::{exact_in_every_layout, shortened, widened};
+use super::super::{Elements, Epilogue, Factor, Mat, Output, Piece, product};
 use super::Parts;
 
 const ALL: [Parts; 3] = [Parts::One, Parts::Two, Parts::Three];
@@ -56,6 +58,72 @@ fn threads_and_packing_do_not_change_bits() {
             assert!(run(threads) == first, "{threads} threads, {parts:?}");
         }
     }
+}
+
+/// Rows of bf16 in lines of their own, which tiles read where they lie.
+struct Lines(Vec<[bf16; 32]>);
+
+impl Lines {
+    fn new(x: &[bf16]) -> Lines {
+        // One line more, to begin with a whole one.
+        let mut lines = vec![[bf16::ZERO; 32]; x.len().div_ceil(32) + 1];
+        let first = Lines::first(&lines);
+        lines.as_flattened_mut()[first..first + x.len()].copy_from_slice(x);
+        Lines(lines)
+    }
+
+    /// The first element with a line to itself.
+    fn first(lines: &[[bf16; 32]]) -> usize {
+        lines.as_flattened().as_ptr().align_offset(64)
+    }
+
+    fn matrix(&self, cols: usize) -> Factor<'_, f32> {
+        let data = &self.0.as_flattened()[Lines::first(&self.0)..];
+        Factor { data: Elements::Bf16(data), row_stride: cols, col_stride: 1 }
+    }
+}
+
+/// An A in bf16 that lies right is not packed: whole tiles and ragged ones, sums that wait, several blocks of k, and more
+/// of B than strips of A pass by.
+fn a_where_it_lies_gives_the_bits_of_a_packed_one(by: Arithmetic, shapes: &[[usize; 3]]) {
+    for &shape @ [m, n, k] in shapes {
+        let a = shortened(&(0..m * k).map(|i| number(i) as f32).collect::<Vec<_>>());
+        let b = shortened(&(0..k * n).map(|i| number(i + 77_777) as f32).collect::<Vec<_>>());
+        let want = dense_product(by, &widened(&a), &widened(&b), shape);
+        let (lines, b_lines) = (Lines::new(&a), Lines::new(&b));
+        assert!(super::rows_of(&lines.matrix(k), k).is_some());
+        let factors = || ((lines.matrix(k), 0), (b_lines.matrix(n), 0));
+        let (a, b) = factors();
+        let mut got = vec![f32::NAN; m * n];
+        product(by, Output::Own(&mut got), 0, n, a, b, 1, m, n, k, false, Epilogue::None);
+        assert!(got == want, "{m} × {n} × {k}");
+        let (a, b) = factors();
+        let mut rounded = vec![bf16::NAN; m * n];
+        product(by, Output::Bf16(&mut rounded), 0, n, a, b, 1, m, n, k, false, Epilogue::None);
+        assert!(rounded == shortened(&want), "{m} × {n} × {k}, C in bf16");
+        // What comes after gets the sums before they are rounded.
+        let (a, b) = factors();
+        let seen = std::sync::Mutex::new(vec![f32::NAN; m * n]);
+        let then = |mut piece: Piece<f32>| {
+            for r in 0..piece.rows() {
+                let (i, j, cols) = piece.place(r);
+                seen.lock().unwrap()[i * n + j..][..cols].copy_from_slice(piece.row(r));
+            }
+        };
+        let (mut again, then) = (vec![bf16::NAN; m * n], Epilogue::Then(None, &then));
+        product(by, Output::Bf16(&mut again), 0, n, a, b, 1, m, n, k, false, then);
+        assert!(again == rounded && seen.into_inner().unwrap() == want, "{m} × {n} × {k}, then");
+    }
+}
+
+#[test]
+fn a_is_read_where_it_lies() {
+    let shapes: &[_] = if cfg!(miri) {
+        &[[32, 33, 32]]
+    } else {
+        &[[32, 40, 64], [64, 70, 1088], [50, 64, 96], [32, 650, 1088], [32, 33, 2112]]
+    };
+    a_where_it_lies_gives_the_bits_of_a_packed_one(Arithmetic::Model(Parts::One), shapes);
 }
 
 /// The errors of a product, as shares of Σ|a||b|, in units of 2⁻²⁴: the largest and the root of the mean square.
@@ -175,8 +243,6 @@ fn small_numbers_lose_low_bits() {
 #[test]
 #[cfg(all(feature = "cli", target_arch = "x86_64", target_os = "linux", not(miri)))]
 fn amx_gives_the_bits_of_the_model() {
-    use super::super::tests::{shortened, widened};
-    use super::super::{Elements, Factor};
     use crate::cpu::simd::{at_level, available_levels};
     if super::Tiles::processors_or_trap().is_none() {
         return;
@@ -188,6 +254,8 @@ fn amx_gives_the_bits_of_the_model() {
         for parts in ALL {
             exact_in_every_layout(Arithmetic::Tiles(parts), &[[17, 33, 31], [40, 70, 530]]);
         }
+        let shapes = [[64, 70, 1088], [50, 64, 96], [32, 650, 1088]];
+        a_where_it_lies_gives_the_bits_of_a_packed_one(Arithmetic::Tiles(Parts::One), &shapes);
         let shape @ [m, n, k] = [70, 90, 2100];
         let mut a: Vec<f32> = (0..m * k).map(|i| number(i) as f32).collect();
         let mut b: Vec<f32> = (0..k * n).map(|i| number(i + 77_777) as f32).collect();
