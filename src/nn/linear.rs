@@ -128,8 +128,8 @@ impl Linear {
         }
     }
 
-    /// As [`Linear::forward_then`], for outputs that only another linear layer reads: in the type that products round
-    /// them to ([`ops::kept_for_products`]).
+    /// As [`Linear::forward_then`], for outputs that only another linear layer reads: in bf16 where products would round
+    /// them to that anyway (medium precision in tiles).
     ///
     /// # Errors
     /// When x has another width.

@@ -39,8 +39,8 @@ impl LayerNorm {
         ops::layer_norm(x, Some(&self.weight.tensor()), bias.as_ref(), self.eps)
     }
 
-    /// As [`LayerNorm::forward`], for outputs that only linear layers read: in the type that products round them to
-    /// ([`ops::kept_for_products`]).
+    /// As [`LayerNorm::forward`], for outputs that only linear layers read: in bf16 where products would round them
+    /// to that anyway (medium precision in tiles).
     ///
     /// # Errors
     /// When x has another width.

@@ -39,7 +39,7 @@ pub fn layer_norm(
 /// # Errors
 /// As [`layer_norm`].
 #[track_caller]
-pub fn layer_norm_to(
+pub(crate) fn layer_norm_to(
     x: &Tensor,
     weight: Option<&Tensor>,
     bias: Option<&Tensor>,

@@ -200,7 +200,7 @@ pub fn linear_gelu(
 /// # Errors
 /// As [`linear`].
 #[track_caller]
-pub fn linear_gelu_to(
+pub(crate) fn linear_gelu_to(
     x: &Tensor,
     weight: &Tensor,
     bias: Option<&Tensor>,

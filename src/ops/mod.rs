@@ -50,8 +50,10 @@ pub use cross_entropy::{CrossEntropy, Reduction, cross_entropy};
 pub use dropout::dropout;
 pub use embedding::embedding;
 pub use gru::gru_sequence;
-pub use layer_norm::{layer_norm, layer_norm_to};
-pub use linear::{linear, linear_add, linear_gelu, linear_gelu_to};
+pub use layer_norm::layer_norm;
+pub(crate) use layer_norm::layer_norm_to;
+pub(crate) use linear::linear_gelu_to;
+pub use linear::{linear, linear_add, linear_gelu};
 pub use linear_cross_entropy::linear_cross_entropy;
 pub use lstm::lstm_sequence;
 pub use rms_norm::rms_norm;
@@ -101,7 +103,7 @@ fn precision_for(x: &Tensor) -> Precision {
 
 /// The type that `x` is kept in where only products read it: bf16 where they would round it themselves anyway, which is
 /// where [`Precision::Medium`] goes through tiles, for at least a tile of rows; else its own.
-pub fn kept_for_products(x: &Tensor) -> DType {
+pub(crate) fn kept_for_products(x: &Tensor) -> DType {
     let medium = Mode::current().precision == Precision::Medium;
     let rows = rows_and_cols(x.shape()).0;
     let rounded = medium && (x.dtype(), x.device()) == (DType::F32, Device::Cpu);
