@@ -17,7 +17,7 @@ use super::rows::{
     column_sums, each, keep, load, load_from, rows_per_task, store, store_bf16, sums, times,
 };
 use super::scratch;
-use super::simd::{Kernel, Real, Shared, Stored, Vector, for_pieces};
+use super::simd::{Kernel, Real, Stored, Vector, for_pieces, for_pieces_and};
 
 /// Rows whose share of dw and db one task sums.
 pub(super) const ROWS: usize = 64;
@@ -38,19 +38,18 @@ pub fn forward<T: Real>(
     eps: f64,
 ) {
     let some = rows_per_task(cols);
+    let short = matches!(y, Output::Bf16(_));
     let (y, rounded) = match y {
-        Output::Own(y) => (y, None),
-        Output::Bf16(y) => (&mut [][..], Some(Shared::new(y))),
+        Output::Own(y) => (y, &mut [][..]),
+        Output::Bf16(y) => (&mut [][..], y),
     };
     let outputs = [(y, some * cols), (mean, some), (rstd, some)];
-    for_pieces(outputs, rows.div_ceil(some), 4 * rows * cols, |i, [y, mean, rstd]| {
-        let (from, len) = (i * some * cols, mean.len() * cols);
-        let y = match &rounded {
-            None => Output::Own(y),
-            // SAFETY: the rows of this piece, which no other has.
-            Some(y) => Output::Bf16(unsafe { y.slice(from, len) }),
-        };
-        T::dispatch(Forward { y, mean, rstd, x: &x[from..from + len], w, b, cols, eps });
+    let (count, work) = (rows.div_ceil(some), 4 * rows * cols);
+    let rounded = (rounded, some * cols);
+    for_pieces_and(outputs, rounded, count, work, |i, [y, mean, rstd], rounded| {
+        let y = if short { Output::Bf16(rounded) } else { Output::Own(y) };
+        let x = &x[i * some * cols..];
+        T::dispatch(Forward { y, mean, rstd, x, w, b, cols, eps });
     });
 }
 

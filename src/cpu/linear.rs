@@ -3,9 +3,9 @@
 //!
 //! The bits are those of the product followed by the other operation.
 
-use super::binary::add_row;
 use half::bf16;
 
+use super::binary::add_row;
 use super::gemm::{Elements, Epilogue, Factor, Output, Piece, Precision, gemm_at, gemm_to};
 use super::scratch;
 use super::simd::{Kernel, Real, Shared, Vector, round_row};

@@ -10,7 +10,7 @@
 
 use half::bf16;
 
-use super::simd::{Kernel, LANES, Number, Real, Stored, Strips, Vector, for_strips};
+use super::simd::{Kernel, LANES, Number, Real, Stored, Strips, Vector, for_strips, load_stored};
 use super::threads::CHUNK;
 
 /// Rows that one task works on: some [`CHUNK`] elements, at least one row.
@@ -28,9 +28,7 @@ pub(crate) fn load<V: Vector>(src: &[V::Elem], at: usize, n: usize) -> V {
 /// As [`load`], of elements that may be bf16.
 #[inline(always)]
 pub(crate) fn load_from<S: Stored<V::Elem>, V: Vector>(src: &[S], at: usize, n: usize) -> V {
-    let src = &src[at..at + n];
-    // SAFETY: the slice has n elements.
-    unsafe { if n == LANES { S::load(src.as_ptr()) } else { S::load_part(src.as_ptr(), n) } }
+    load_stored(&src[at..at + n])
 }
 
 /// As [`load`] where there is something to load, else `default`.

@@ -120,7 +120,7 @@ impl Call {
 /// `x Wᵀ + b`: x `[…, in]`, weight `[out, in]`, bias `[out]`.
 ///
 /// # Errors
-/// When the shapes do not fit, dtypes differ (but for a weight in bf16 beside an x in f32), or for `u32`.
+/// When the shapes do not fit, dtypes differ (but for one of x and weight in bf16 beside the other in f32), or for `u32`.
 #[track_caller]
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let shape = check("linear", x, weight, bias)?;

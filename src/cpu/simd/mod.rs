@@ -51,7 +51,7 @@ pub(crate) use isa::{dispatch_at, level_here, with_level};
 #[cfg(test)]
 pub(crate) use portable::Lanes;
 pub(crate) use shared::Shared;
-pub(crate) use strips::{Strip, Strips, for_pieces, for_strips};
+pub(crate) use strips::{Strip, Strips, for_pieces, for_pieces_and, for_strips};
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::F32x1;
@@ -165,6 +165,20 @@ impl<T: Real> Stored<T> for bf16 {
         unsafe {
             lanes[..count].copy_from_slice(std::slice::from_raw_parts(from, count));
             V::load_bf16(lanes.as_ptr())
+        }
+    }
+}
+
+/// The elements of `src`, at most sixteen, that may be bf16; the lanes beyond are 0.
+#[inline(always)]
+pub(crate) fn load_stored<S: Stored<V::Elem>, V: Vector>(src: &[S]) -> V {
+    assert!(src.len() <= LANES);
+    // SAFETY: the slice has that many elements.
+    unsafe {
+        if src.len() == LANES {
+            S::load(src.as_ptr())
+        } else {
+            S::load_part(src.as_ptr(), src.len())
         }
     }
 }

@@ -82,6 +82,22 @@ pub(crate) fn for_pieces<T: Copy + Send, const N: usize>(
     });
 }
 
+/// As [`for_pieces`], with an output of another type beside the others.
+pub(crate) fn for_pieces_and<T: Copy + Send, U: Copy + Send, const N: usize>(
+    outputs: [(&mut [T], usize); N],
+    (other, width): (&mut [U], usize),
+    count: usize,
+    work: usize,
+    f: impl Fn(usize, [&mut [T]; N], &mut [U]) + Sync + Send,
+) {
+    let (len, other) = (other.len(), Shared::new(other));
+    for_pieces(outputs, count, work, |i, outputs| {
+        let from = (i * width).min(len);
+        // SAFETY: inside, and pieces do not overlap: each comes once.
+        f(i, outputs, unsafe { other.slice(from, width.min(len - from)) });
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

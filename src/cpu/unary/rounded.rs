@@ -4,7 +4,7 @@ use half::bf16;
 
 use super::super::rows::{column_sums, each, load, load_from, store, store_bf16};
 use super::super::scratch;
-use super::super::simd::{Shared, for_pieces};
+use super::super::simd::for_pieces_and;
 use super::*;
 
 /// Rows whose sums one task makes.
@@ -28,13 +28,12 @@ pub fn backward_rounded<T: Real>(
 ) {
     assert!(dx.len() == dy.len() && dx.len() == x.len());
     let pieces = dx.len().div_ceil(ROWS * cols.max(1));
-    let (work, dx) = (op.cost() * dy.len(), Shared::new(dx));
+    let work = op.cost() * dy.len();
     scratch::with::<T, _>(pieces * cols, |parts| {
-        for_pieces([(&mut *parts, cols)], pieces, work, |i, [sums]| {
-            let (from, to) = (i * ROWS * cols, dy.len().min((i + 1) * ROWS * cols));
-            let (dy, x) = (&dy[from..to], &x[from..to]);
-            // SAFETY: the rows of this piece, which no other has.
-            let dx = unsafe { dx.slice(from, to - from) };
+        let dx = (dx, ROWS * cols);
+        for_pieces_and([(&mut *parts, cols)], dx, pieces, work, |i, [sums], dx| {
+            let from = i * ROWS * cols;
+            let (dy, x) = (&dy[from..from + dx.len()], &x[from..from + dx.len()]);
             with_function!(op, f => T::dispatch(Piece { f, dx, sums, dy, x, cols }));
         });
         if let Some(sums) = sums {
