@@ -118,14 +118,7 @@ impl Linear {
     /// When x has another width.
     #[track_caller]
     pub fn forward_then(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
-        match self.gelu(activation) {
-            None => activation.forward(&self.forward(x)?),
-            Some(tanh) => {
-                let _scope = self.scope.enter();
-                let bias = self.bias.as_ref().map(Parameter::tensor);
-                ops::linear_gelu(x, &self.weight.tensor(), bias.as_ref(), tanh)
-            }
-        }
+        self.then(x, activation, None)
     }
 
     /// As [`Linear::forward_then`], for outputs that only another linear layer reads: in bf16 where products would round
@@ -135,14 +128,20 @@ impl Linear {
     /// When x has another width.
     #[track_caller]
     pub fn forward_then_for_products(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
-        match self.gelu(activation) {
-            None => self.forward_then(x, activation),
-            Some(tanh) => {
-                let _scope = self.scope.enter();
-                let (weight, dtype) = (self.weight.tensor(), ops::kept_for_products(x));
-                let bias = self.bias.as_ref().map(Parameter::tensor);
-                ops::linear_gelu_to(x, &weight, bias.as_ref(), tanh, dtype)
-            }
+        self.then(x, activation, Some(ops::kept_for_products(x)))
+    }
+
+    /// `activation(output)`, in `dtype` if that is given and the activation is a GELU that can follow at once.
+    #[track_caller]
+    fn then(&self, x: &Tensor, activation: Activation, dtype: Option<DType>) -> Result<Tensor> {
+        let Some(tanh) = self.gelu(activation) else {
+            return activation.forward(&self.forward(x)?);
+        };
+        let _scope = self.scope.enter();
+        let (weight, bias) = (self.weight.tensor(), self.bias.as_ref().map(Parameter::tensor));
+        match dtype {
+            None => ops::linear_gelu(x, &weight, bias.as_ref(), tanh),
+            Some(dtype) => ops::linear_gelu_to(x, &weight, bias.as_ref(), tanh, dtype),
         }
     }
 
