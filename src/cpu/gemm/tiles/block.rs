@@ -17,9 +17,9 @@ const NEAR: usize = 16;
 /// Elements of a block of B at most that strips of A pass by, one after the other.
 const BY_STRIP: usize = 600 << 10;
 
-/// [`super::block`] on one kind of tiles. Panels of a packed A and B: those of B outside, so that one stays near while all of A
-/// passes. An A that is read where it lies, from farther away, goes by once: strips of it outside, while B passes, if that
-/// is small enough to come from the second cache; C is then written row by row, too.
+/// [`super::block`] on one kind of tiles. Panels of B are outside, so that one stays near while all of a packed A passes. An A
+/// that is read where it lies, from farther away, goes by once: strips of it are outside while B passes, if that is small
+/// enough to come from the second cache; C is then written row by row, too.
 ///
 /// Of bf16 a part of what stays does, as much as the first cache holds beside other things; the sums wait meanwhile, some
 /// of them, and go on where they were: the same chain, the same bits. In three parts a panel takes 48 KiB and comes
@@ -45,13 +45,13 @@ pub(super) unsafe fn block_for<U: Unit>(
     // What is outside, and what passes.
     let by_strip =
         parts == Parts::One && block.n * block.k <= BY_STRIP && block.a_col != packed_rows(parts).1;
+    // What passes asks for the next that stays, each for its share: a strip of A if that is one piece, or a panel of B.
+    let asks = if by_strip { block.a_row == steps * LANES } else { block.b_far };
     let (strips, panels) = (block.m.div_ceil(SIDE), block.n.div_ceil(SIDE));
     let (outer, inner) = if by_strip { (strips, panels) } else { (panels, strips) };
     for (first, o) in
         (0..inner.div_ceil(STRIPS)).flat_map(|i| (0..outer).map(move |o| (i * STRIPS, o)))
     {
-        // What passes asks for the next that stays, each for its share: a panel of B, or a strip of A if that is one piece.
-        let one_piece = block.a_row == steps * LANES;
         let mut next = if by_strip {
             block.a.wrapping_add((o + 1) * block.a_panel)
         } else {
@@ -91,7 +91,7 @@ pub(super) unsafe fn block_for<U: Unit>(
                 };
                 let c_soon = last && !block.c_far;
                 let soon = Soon {
-                    b: if if by_strip { one_piece } else { block.b_far } { next } else { right },
+                    b: if asks { next } else { right },
                     c: if c_soon { c } else { left },
                     ldc: if c_soon { ldc } else { 0 },
                 };
