@@ -180,6 +180,8 @@ impl Module for Linear {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::autograd::matmul_precision;
+    use crate::cpu::gemm::Precision;
     use crate::ops::Key;
 
     /// W in bf16 beside an x in f32, and all in bf16: the numbers of f32, rounded at the end.
@@ -259,9 +261,12 @@ mod tests {
             let error = plain.iter().zip(short).map(|(a, b)| (a - b) * (a - b)).sum::<f64>().sqrt();
             assert!(error < 0.01 * size && error > 0.0, "{i}: {error} of {size}");
         }
-        // Nothing changes where it is not asked for.
+        // Nothing changes where it is not asked for, nor where products would not round.
         let x = leaf(&[64, 8], 1);
         assert_eq!(ops::kept_for_products(&x), DType::F32);
+        let in_tiles = crate::cpu::gemm::multiplies_in_tiles(64);
+        let kept = matmul_precision(Precision::Medium, || ops::kept_for_products(&x));
+        assert_eq!(kept == DType::BF16, in_tiles);
     }
 
     #[test]

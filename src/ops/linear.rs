@@ -194,8 +194,8 @@ pub fn linear_gelu(
     linear_gelu_to(x, weight, bias, tanh, wider(x, weight).dtype())
 }
 
-/// As [`linear_gelu`], with the output in `dtype`, which is its own or, on the CPU, bf16 for f32: then what is kept for
-/// backward is bf16 too, and so are the gradients with respect to both.
+/// As [`linear_gelu`], with the output in `dtype`, which is its own or, on the CPU, bf16 for f32. Then what is kept for
+/// backward is bf16 too, and so are the gradients of both; that of u is summed for the bias before it is rounded.
 ///
 /// # Errors
 /// As [`linear`].
@@ -208,20 +208,24 @@ pub(crate) fn linear_gelu_to(
     dtype: DType,
 ) -> Result<Tensor> {
     let shape = check("linear_gelu", x, weight, bias)?;
-    let own = wider(x, weight).dtype();
     if x.device() != Device::Cpu {
         let u = linear(x, weight, bias)?;
         return if tanh { u.gelu_tanh() } else { u.gelu() }?.to_dtype(dtype);
     }
     let call = Call::new(x, weight, bias)?;
-    if (own, dtype) == (DType::F32, DType::BF16) {
-        return linear_gelu_rounded(x, weight, bias, tanh, call, &shape);
-    }
-    let (mut y, mut u) = (call.output(&shape)?, call.output(&shape)?);
-    for_float!("linear_gelu", y.dtype(), T => {
+    let rounded = (call.dtype, dtype) == (DType::F32, DType::BF16);
+    let kept = if rounded { dtype } else { call.dtype.summed_in() };
+    let room = || Tensor::empty_on(&shape[..], kept, Device::Cpu);
+    let (mut y, mut u) = (room()?, room()?);
+    if rounded {
         let (y, u) = (y.slice_mut(), u.slice_mut());
-        kernels::forward_then::<T>(gelu(tanh), y, u, call.operands())
-    });
+        kernels::forward_then_rounded::<f32>(gelu(tanh), y, u, call.operands());
+    } else {
+        for_float!("linear_gelu", kept, T => {
+            let (y, u) = (y.slice_mut(), u.slice_mut());
+            kernels::forward_then::<T>(gelu(tanh), y, u, call.operands())
+        });
+    }
     let mut inputs: smallvec::SmallVec<[&Tensor; 3]> = smallvec::smallvec![x, weight];
     inputs.extend(bias);
     record("linear_gelu", &inputs)
@@ -230,54 +234,28 @@ pub(crate) fn linear_gelu_to(
         .flops(call.flops())
         .backward(|mut ctx, dy| {
             let (u, to) = (ctx.take(2)?, dy.dtype());
-            let wide = dy.cast(u.dtype())?;
-            drop(dy);
             let (op, bias) = (gelu(ctx.ints[0] == 1), ctx.needs.get(2) == Some(&true));
+            let wide = dy.cast(u.dtype())?.packed()?;
+            drop(dy);
             let mut du = wide.new_empty(wide.shape())?;
+            if u.dtype() == DType::BF16 {
+                let (_, out) = rows_and_cols(u.shape());
+                let mut db =
+                    bias.then(|| Tensor::empty_on(out, DType::F32, Device::Cpu)).transpose()?;
+                let sums = db.as_mut().map(|db| db.slice_mut());
+                let (to, dy) = (du.slice_mut(), wide.slice_ref());
+                unary::backward_rounded::<f32>(op, to, sums, dy, u.slice_ref(), out);
+                drop((wide, u));
+                let [dx, dw, _] = backward(&mut ctx, &du, DType::F32, false)?;
+                return grads([dx, dw, db]);
+            }
             for_float!("linear_gelu", du.dtype(), T => {
                 unary::backward::<T>(op, du.slice_mut(), wide.slice_ref(), u.slice_ref(), &[])
             });
             drop((wide, u));
             grads(backward(&mut ctx, &du, to, bias)?)
         })
-        .output(y.cast(own)?)?
-        .to_dtype(dtype)
-}
-
-/// [`linear_gelu_to`] bf16. The gradient with respect to u is rounded to bf16 for the products, and summed for the bias
-/// before it is.
-#[track_caller]
-fn linear_gelu_rounded(
-    x: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-    tanh: bool,
-    call: Call,
-    shape: &[usize],
-) -> Result<Tensor> {
-    let room = || Tensor::empty_on(shape, DType::BF16, Device::Cpu);
-    let (mut y, mut u) = (room()?, room()?);
-    let operands = call.operands();
-    kernels::forward_then_rounded::<f32>(gelu(tanh), y.slice_mut(), u.slice_mut(), operands);
-    let mut inputs: smallvec::SmallVec<[&Tensor; 3]> = smallvec::smallvec![x, weight];
-    inputs.extend(bias);
-    record("linear_gelu", &inputs)
-        .save(&[&call.x, &call.w, &u])
-        .ints(&[tanh as usize])
-        .flops(call.flops())
-        .backward(|mut ctx, dy| {
-            let (u, dy) = (ctx.take(2)?, dy.packed()?);
-            let (op, biased) = (gelu(ctx.ints[0] == 1), ctx.needs.get(2) == Some(&true));
-            let (mut du, (_, out)) = (dy.new_empty(dy.shape())?, rows_and_cols(dy.shape()));
-            let mut db =
-                biased.then(|| Tensor::empty_on(out, DType::F32, Device::Cpu)).transpose()?;
-            let sums = db.as_mut().map(|db| db.slice_mut());
-            let (dy, u) = (dy.slice_ref(), u.slice_ref());
-            unary::backward_rounded::<f32>(op, du.slice_mut(), sums, dy, u, out);
-            let [dx, dw, _] = backward(&mut ctx, &du, DType::F32, false)?;
-            grads([dx, dw, db])
-        })
-        .output(y)
+        .output(y.cast(dtype)?)
 }
 
 fn gelu(tanh: bool) -> Unary {

@@ -105,13 +105,9 @@ fn precision_for(x: &Tensor) -> Precision {
 /// where [`Precision::Medium`] goes through tiles, for at least a tile of rows; else its own.
 pub(crate) fn kept_for_products(x: &Tensor) -> DType {
     let medium = Mode::current().precision == Precision::Medium;
-    let rows = rows_and_cols(x.shape()).0;
-    let rounded = medium && (x.dtype(), x.device()) == (DType::F32, Device::Cpu);
-    if rounded && rows >= gemm::SIDE_OF_TILES && gemm::multiplies_in_tiles() {
-        DType::BF16
-    } else {
-        x.dtype()
-    }
+    let (rows, _) = rows_and_cols(x.shape());
+    let on_cpu = (x.dtype(), x.device()) == (DType::F32, Device::Cpu);
+    if medium && on_cpu && gemm::multiplies_in_tiles(rows) { DType::BF16 } else { x.dtype() }
 }
 
 /// Refuses two inputs on different devices.

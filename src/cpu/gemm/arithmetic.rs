@@ -70,12 +70,12 @@ impl Arithmetic {
         self.parts().map_or((504, 1024), |parts| tiles::largest_tile(parts, k))
     }
 
-    /// Whether a block can write complete sums to a C in bf16.
-    pub(super) fn rounds(self) -> bool {
+    /// Whether it multiplies in tiles: those can read an A in bf16 where it lies and round sums to a C in bf16.
+    pub(super) fn in_tiles(self) -> bool {
         self.parts().is_some()
     }
 
-    /// Elements of C from which on blocks that can write it past the caches.
+    /// Elements of C from which on it is written past the caches, by those that can.
     pub(super) fn far_result(self) -> usize {
         self.parts().map_or(usize::MAX, tiles::far_result)
     }

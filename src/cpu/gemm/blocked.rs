@@ -60,7 +60,7 @@ impl Grid {
                 return grid;
             }
             // Tiles side by side would each pack the same A.
-            if by.packs() && tiles >= wanted && split_rows {
+            if by.in_tiles() && tiles >= wanted && split_rows {
                 down += 1;
                 continue;
             }
@@ -192,20 +192,18 @@ fn part<T: Real>(
     let by = p.by;
     let block_of_k = by.depth(p.k);
     let most = block_of_k.min(p.k);
-    // Tiles read A where it lies, if they can and it fills them.
-    let as_it_lies = by.rows_of(&p.a, p.k).filter(|_| !by.packs() || rows.is_multiple_of(tile.0));
-    let pack_a = pack_a && (as_it_lies.is_none() || !by.packs());
-    let a_room = if pack_a { room(by, rows, most, tile.0) } else { 0 };
+    // Tiles read A where it lies whenever they can and it fills them.
+    let here = if by.in_tiles() { rows.is_multiple_of(tile.0) } else { !pack_a };
+    let as_it_lies = by.rows_of(&p.a, p.k).filter(|_| here);
+    let a_room = if as_it_lies.is_none() { room(by, rows, most, tile.0) } else { 0 };
     let wide = by.packed_columns();
     let once = !p.accumulate && p.k <= block_of_k && p.then.is_none();
     // Sums for a C in bf16 stay here until they are complete: those of all columns, or with one block of k of the
     // few at work.
     let (sums_ld, sums_step) = if once { (NB, 0) } else { (cols.next_multiple_of(NB), 1) };
     // Tiles have complete sums at hand to round.
-    let at_once = p.rounded.filter(|_| once && by.rounds() && p.then.is_none());
-    let c_far = once
-        && p.m.saturating_mul(p.n) >= by.far_result()
-        && (p.rounded.is_none() || at_once.is_some());
+    let at_once = p.rounded.filter(|_| once && by.in_tiles());
+    let c_far = once && p.m.saturating_mul(p.n) >= by.far_result();
     let sums_room = if p.rounded.is_some() && at_once.is_none() { rows * sums_ld } else { 0 };
     let b_room = if pack_b && !share_b { room(by, cols.min(wide), most, tile.1) } else { 0 };
     scratch::with(a_room + b_room + sums_room, |packed: &mut [T]| {
@@ -223,12 +221,9 @@ fn part<T: Real>(
                 // SAFETY: these rows and k are inside A, as `product` has checked.
                 unsafe { by.pack(packed_a, of_a, tile.0, Operand::A) };
             }
-            let (a_row, a_col) = match as_it_lies.filter(|_| !pack_a) {
-                Some(rows) => rows,
-                None => by.packed_rows(tile.0),
-            };
-            let a = if pack_a { packed_a.as_ptr() } else { a.address() };
-            let piece = if p.then.is_none() && sums_room == 0 && by.packs() { wide } else { NB };
+            let in_panels = (packed_a.as_ptr(), by.packed_rows(tile.0));
+            let (a, (a_row, a_col)) = as_it_lies.map_or(in_panels, |rows| (a.address(), rows));
+            let piece = if p.then.is_none() && sums_room == 0 { wide } else { NB };
             for at in (0..cols).step_by(piece) {
                 let width = piece.min(cols - at);
                 let place = p.at + i * p.ldc + j + at;
@@ -261,7 +256,7 @@ fn part<T: Real>(
                     a_row,
                     a_col,
                     a_width: tile.0,
-                    a_panel: if pack_a { panels.0 } else { tile.0 * a_row },
+                    a_panel: if a_room > 0 { panels.0 } else { tile.0 * a_row },
                     b,
                     b_row: if pack_b { tile.1 } else { b_step },
                     b_width: tile.1,

@@ -217,12 +217,9 @@ pub enum Precision {
 /// Products of bf16 that make one of [`Precision::High`].
 pub const PRODUCTS_OF_HIGH: usize = 6;
 
-/// Rows of a tile of [`Precision::Medium`] where [`multiplies_in_tiles`].
-pub(crate) const SIDE_OF_TILES: usize = tiles::SIDE;
-
-/// Whether [`Precision::Medium`] rounds operands of f32 to bf16 and multiplies them in tiles (AMX).
-pub(crate) fn multiplies_in_tiles() -> bool {
-    tiles::available::<f32>()
+/// Whether [`Precision::Medium`] rounds an A of f32 with so many rows to bf16 and multiplies it in tiles (AMX).
+pub(crate) fn multiplies_in_tiles(rows: usize) -> bool {
+    rows >= tiles::SIDE && tiles::available::<f32>()
 }
 
 /// Below this many multiply-adds rounding and packing cost more than pairs bring.

@@ -169,7 +169,7 @@ impl Sums {
 /// What is asked for meanwhile, from farther caches; nothing of it is read or written.
 #[derive(Clone, Copy)]
 pub(crate) struct Soon {
-    /// A part of the next panel of B: two lines a product.
+    /// A part of what is used next, a panel of B or a strip of A: two lines a product.
     b: *const f32,
     /// The rows of C that the sums go to, so many bytes apart: one a step.
     c: *const f32,

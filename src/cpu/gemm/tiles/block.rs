@@ -92,7 +92,7 @@ pub(super) unsafe fn block_for<U: Unit>(
                 let c_soon = last && !block.c_far;
                 let soon = Soon {
                     b: if asks { next } else { right },
-                    c: if c_soon { c } else { left },
+                    c: if c_soon { c } else { sums.0.as_ptr() },
                     ldc: if c_soon { ldc } else { 0 },
                 };
                 next = next.wrapping_add(some * parts.products().len() * 2 * LANES);
@@ -138,17 +138,16 @@ unsafe fn write<U: Unit>(
 ) {
     let ldc = block.ldc;
     let whole = (rows, cols) == (SIDE, SIDE) && !block.add;
-    let bias = block.bias.filter(|_| !block.add).map(|bias| &bias[j..j + cols]);
-    if let Some(bias) = bias.filter(|_| !whole) {
+    let bias = block.bias.filter(|_| whole).map(inlined(
+        #[inline(always)]
+        |bias: &[f32]| [U::V::load(&bias[j..]), U::V::load(&bias[j + LANES..])],
+    ));
+    if let (Some(bias), Some(_), false) = (block.bias, block.rounded, whole) {
         for row in sums.0.chunks_exact_mut(SIDE).take(rows) {
-            row.iter_mut().zip(bias).for_each(|(x, &bias)| *x += bias);
+            row[..cols].iter_mut().zip(&bias[j..]).for_each(|(x, &bias)| *x += bias);
         }
     }
-    // Of whole parts of C the bias is added here.
-    let bias = bias.filter(|_| whole).map(inlined(
-        #[inline(always)]
-        |bias: &[f32]| [U::V::load(bias), U::V::load(&bias[LANES..])],
-    ));
+    // A row of sums, with the bias of a part that is whole.
     let vectors = inlined(
         #[inline(always)]
         |r: usize| {
@@ -194,10 +193,9 @@ unsafe fn write<U: Unit>(
     }
     let c = block.c.wrapping_add(at);
     if !whole {
-        let block = Block { bias: block.bias.filter(|_| block.add), ..*block };
         for r in 0..rows {
             // SAFETY: a row of this part of C.
-            unsafe { write_row(&block, c.wrapping_add(r * ldc), j, cols, &vectors(r)) };
+            unsafe { write_row(block, c.wrapping_add(r * ldc), j, cols, &vectors(r)) };
         }
     } else if block.c_far && (c as usize).is_multiple_of(64) && ldc.is_multiple_of(LANES) {
         for r in 0..SIDE {

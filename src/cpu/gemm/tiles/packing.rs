@@ -41,12 +41,13 @@ unsafe fn pack_from<U: Unit, S: Stored<f32>>(
     let panels = source.lanes.div_ceil(SIDE);
     assert!(dst.len() >= panels * size, "panels need more room");
     // Rows on pages of their own come sooner in long pieces of few than in short ones of many; for A, which then is turned.
-    let by_row = operand == Operand::A && source.step * size_of::<S>() >= FAR_ROWS;
+    let by_row =
+        operand == Operand::A && source.lane == 1 && source.step * size_of::<S>() >= FAR_ROWS;
     for t in 0..panels * steps {
         // Along the rows of the source: lane after lane where they lie side by side.
         let (p, step) =
             if source.lane == 1 { (t % panels, t / panels) } else { (t / steps, t % steps) };
-        if source.lane == 1 && by_row {
+        if by_row {
             // Of the k of the next step some rows, whole.
             let next = (step + 1) * STEP..source.k.min((step + 2) * STEP);
             for k in next.skip(p * STEP / panels).take((p + 1) * STEP / panels - p * STEP / panels)
