@@ -273,10 +273,13 @@ fn cases_for_tiles() -> Vec<Case> {
 #[test]
 #[cfg_attr(miri, ignore = "large products")]
 fn tiles_are_as_exact_as_bf16() {
-    for case in cases_for_tiles() {
+    let everywhere = [Some(Tiles::model()), Tiles::dots()].into_iter().flatten();
+    for (tiles, case) in
+        everywhere.flat_map(|tiles| cases_for_tiles().into_iter().map(move |c| (tiles, c)))
+    {
         let wide = inputs::<f64>(&case);
         let narrow = wide.each_ref().map(|x| x.iter().map(|&x| x as f32).collect());
-        let ours = in_tiles(Tiles::model(), || ours::<f32>(&case, &narrow));
+        let ours = in_tiles(tiles, || ours::<f32>(&case, &narrow));
         let theirs = oracle(&case, &wide);
         for (name, (a, b)) in
             ["o", "lse", "dq", "dk", "dv"].into_iter().zip(ours.iter().zip(&theirs))
@@ -294,10 +297,24 @@ fn tiles_are_as_exact_as_bf16() {
     }
 }
 
+/// Vectors of pairs, too, give the same bits at any number of threads.
+#[test]
+fn threads_do_not_change_the_bits_of_pairs() {
+    let Some(tiles) = Tiles::dots() else { return };
+    for case in cases_for_tiles() {
+        let inputs = inputs::<f32>(&case);
+        let [first, second, third] = [1, 2, 3].map(|threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| in_tiles(tiles, || bits_of(&ours(&case, &inputs))))
+        });
+        assert!(first == second && first == third, "{:?}", case.shape);
+    }
+}
+
 #[test]
 #[cfg(all(feature = "cli", target_arch = "x86_64", target_os = "linux", not(miri)))]
 fn amx_and_threads_give_the_bits_of_the_model() {
-    let Some(processors) = Tiles::processors_or_trap() else { return };
+    let Some(processors) = Tiles::amx_or_trap() else { return };
     let mut cases = cases_for_tiles();
     cases.push(case(1, 1, 300, 600, 64).causal());
     for case in cases {
@@ -314,5 +331,7 @@ fn amx_and_threads_give_the_bits_of_the_model() {
 #[test]
 #[cfg_attr(miri, ignore = "large products")]
 fn what_padding_holds_does_not_matter_in_tiles() {
-    in_tiles(Tiles::model(), what_padding_holds_does_not_matter);
+    for tiles in [Some(Tiles::model()), Tiles::dots()].into_iter().flatten() {
+        in_tiles(tiles, what_padding_holds_does_not_matter);
+    }
 }

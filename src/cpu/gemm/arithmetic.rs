@@ -3,8 +3,8 @@
 use super::factor::{Factor, Start};
 use super::micro::{Block, block, tile_size};
 use super::pack::{Operand, Source, pack};
-use super::tiles::{self, Parts};
-use super::{KC, NB, PAIRS_FROM, PIECE, Precision, pairs};
+use super::tiles::{self, Parts, Tiles};
+use super::{KC, NB, PIECE, Precision};
 use crate::cpu::simd::Real;
 
 /// One way to compute a product.
@@ -12,45 +12,29 @@ use crate::cpu::simd::Real;
 pub(super) enum Arithmetic {
     /// Fused multiply-adds, the same bits everywhere.
     Fma,
-    /// Operands rounded to bf16, multiplied in [pairs].
-    Pairs,
     /// Operands split into so many bf16, multiplied in [tiles].
-    Tiles(Parts),
-    /// [`Arithmetic::Tiles`] on a model of the processor's tiles.
-    #[cfg(test)]
-    Model(Parts),
+    Tiles(Tiles, Parts),
 }
 
 impl Arithmetic {
     /// The fastest that `precision` allows for a product of this shape on the instruction set in force.
-    pub(super) fn new<T: Real>(
-        precision: Precision,
-        (m, n, k): (usize, usize, usize),
-    ) -> Arithmetic {
+    pub(super) fn new<T: Real>(precision: Precision, shape: (usize, usize, usize)) -> Arithmetic {
         let parts = match precision {
             Precision::Highest => return Arithmetic::Fma,
             Precision::High => Parts::Three,
             Precision::Medium => Parts::One,
         };
-        if tiles::available::<T>() && tiles::pays(parts, (m, n, k)) {
-            return Arithmetic::Tiles(parts);
-        }
-        let work = m.saturating_mul(n).saturating_mul(k);
-        let large = m.min(n).min(k) > 1 && work >= PAIRS_FROM;
-        if parts == Parts::One && large && pairs::pays::<T>() {
-            Arithmetic::Pairs
-        } else {
-            Arithmetic::Fma
+        match Tiles::find::<T>() {
+            Some(tiles) if tiles.pay(parts, shape) => Arithmetic::Tiles(tiles, parts),
+            _ => Arithmetic::Fma,
         }
     }
 
     /// The parts of operands that are split for tiles.
     fn parts(self) -> Option<Parts> {
         match self {
-            Arithmetic::Fma | Arithmetic::Pairs => None,
-            Arithmetic::Tiles(parts) => Some(parts),
-            #[cfg(test)]
-            Arithmetic::Model(parts) => Some(parts),
+            Arithmetic::Fma => None,
+            Arithmetic::Tiles(_, parts) => Some(parts),
         }
     }
 
@@ -92,7 +76,11 @@ impl Arithmetic {
 
     /// The work of a product in multiply-adds of [`Arithmetic::Fma`] that take about as long.
     pub(super) fn work(self, (m, n, k): (usize, usize, usize)) -> usize {
-        m.saturating_mul(n).saturating_mul(k) / self.parts().map_or(1, tiles::times_as_fast)
+        let times = match self {
+            Arithmetic::Fma => 1,
+            Arithmetic::Tiles(tiles, parts) => tiles.times_as_fast(parts),
+        };
+        m.saturating_mul(n).saturating_mul(k) / times
     }
 
     /// From this much work on a B that several tiles read is packed once, before them, which takes one more turn of all
@@ -101,7 +89,7 @@ impl Arithmetic {
     pub(super) fn packs_together_from(self) -> usize {
         match self {
             #[cfg(test)]
-            Arithmetic::Model(_) => PIECE, // which is slow, and should go the same ways
+            Arithmetic::Tiles(tiles, _) if tiles == Tiles::model() => PIECE, // which is slow, and should go the same ways
             _ => 32 * PIECE,
         }
     }
@@ -115,7 +103,6 @@ impl Arithmetic {
     pub(super) fn panel(self, width: usize, k: usize) -> usize {
         match self.parts() {
             Some(parts) => tiles::panel(parts, k),
-            None if self == Arithmetic::Pairs => width * k.div_ceil(2),
             None => width * k,
         }
     }
@@ -149,10 +136,7 @@ impl Arithmetic {
         unsafe {
             match self {
                 Arithmetic::Fma => pack(dst, source, width),
-                Arithmetic::Pairs => pairs::pack(dst, source, width),
-                Arithmetic::Tiles(parts) => tiles::pack(dst, source, operand, parts),
-                #[cfg(test)]
-                Arithmetic::Model(parts) => tiles::model::pack(dst, source, operand, parts),
+                Arithmetic::Tiles(tiles, parts) => tiles.pack(dst, source, operand, parts),
             }
         }
     }
@@ -172,10 +156,7 @@ impl Arithmetic {
         unsafe {
             match self {
                 Arithmetic::Fma => block(operands),
-                Arithmetic::Pairs => pairs::block(Block { k: operands.k.div_ceil(2), ..operands }),
-                Arithmetic::Tiles(parts) => tiles::block(operands, parts, a, b),
-                #[cfg(test)]
-                Arithmetic::Model(parts) => tiles::model::block(operands, parts, a, b),
+                Arithmetic::Tiles(tiles, parts) => tiles.block(operands, parts, a, b),
             }
         }
     }

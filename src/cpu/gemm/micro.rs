@@ -17,31 +17,6 @@ use half::bf16;
 
 use crate::cpu::simd::{Kernel, LANES, Real, Vector, unknown};
 
-/// One step of the sums: what is done with an element of A in every lane and a vector of B.
-pub(super) trait Step<V: Vector> {
-    /// Whether both operands are always packed: the other tiles are then not compiled.
-    const PACKED: bool;
-    /// `sum + a · b`.
-    fn step(a: V, b: V, sum: V) -> V;
-    /// [`Vector::apart`] with the instructions of the step.
-    #[inline(always)]
-    fn apart(f: impl FnOnce()) {
-        V::apart(f);
-    }
-}
-
-/// A fused multiply-add: one k a step.
-pub(super) struct Fma;
-
-impl<V: Vector> Step<V> for Fma {
-    const PACKED: bool = false;
-
-    #[inline(always)]
-    fn step(a: V, b: V, sum: V) -> V {
-        a.mul_add(b, sum)
-    }
-}
-
 /// Where the tiles of a product lie. Everything but `c` is read only.
 #[derive(Clone, Copy)]
 pub(super) struct Block<'a, T> {
@@ -148,13 +123,13 @@ impl<T: Real> Kernel<T> for Run<'_, T> {
 
     #[inline(always)]
     fn run<V: Vector<Elem = T>>(self) {
-        tiles::<V, Fma>(&self.0);
+        tiles::<V>(&self.0);
     }
 }
 
 /// All tiles of a block.
 #[inline(always)]
-pub(super) fn tiles<V: Vector, S: Step<V>>(block: &Block<V::Elem>) {
+fn tiles<V: Vector>(block: &Block<V::Elem>) {
     let mut j = 0;
     for p in 0..block.n.div_ceil(block.b_width) {
         let end = block.n.min((p + 1) * block.b_width);
@@ -164,7 +139,7 @@ pub(super) fn tiles<V: Vector, S: Step<V>>(block: &Block<V::Elem>) {
             let whole = V::TILE.1 * LANES;
             let tile = if end - j >= whole || block.b_padded { whole } else { LANES };
             let cols = tile.min(end - j);
-            column::<V, S>(block, b, j, cols);
+            column::<V>(block, b, j, cols);
             b = b.wrapping_add(cols);
             j += cols;
         }
@@ -173,10 +148,10 @@ pub(super) fn tiles<V: Vector, S: Step<V>>(block: &Block<V::Elem>) {
 
 /// All tiles of `cols` columns of C from column j on; `b` is their first column in B.
 #[inline(always)]
-fn column<V: Vector, S: Step<V>>(block: &Block<V::Elem>, b: *const V::Elem, j: usize, cols: usize) {
+fn column<V: Vector>(block: &Block<V::Elem>, b: *const V::Elem, j: usize, cols: usize) {
     let wide = V::TILE.1 > 1 && cols > LANES;
-    let part = cols < LANES && !block.b_padded && !S::PACKED;
-    let unit = block.a_row == 1 || S::PACKED;
+    let part = cols < LANES && !block.b_padded;
+    let unit = block.a_row == 1;
     let mut i = 0;
     for p in 0..block.m.div_ceil(block.a_width) {
         let end = block.m.min((p + 1) * block.a_width);
@@ -187,24 +162,16 @@ fn column<V: Vector, S: Step<V>>(block: &Block<V::Elem>, b: *const V::Elem, j: u
             // it: rows i..i + rows, columns j..j + cols, and B is read past them only if padded.
             unsafe {
                 match (wide, part, unit) {
-                    (true, _, true) => {
-                        rows_of::<V, S, 2, false, true>(block, a, b, i, j, rows, cols)
-                    }
+                    (true, _, true) => rows_of::<V, 2, false, true>(block, a, b, i, j, rows, cols),
                     (true, _, false) => {
-                        rows_of::<V, S, 2, false, false>(block, a, b, i, j, rows, cols)
+                        rows_of::<V, 2, false, false>(block, a, b, i, j, rows, cols)
                     }
-                    (_, false, true) => {
-                        rows_of::<V, S, 1, false, true>(block, a, b, i, j, rows, cols)
-                    }
+                    (_, false, true) => rows_of::<V, 1, false, true>(block, a, b, i, j, rows, cols),
                     (_, false, false) => {
-                        rows_of::<V, S, 1, false, false>(block, a, b, i, j, rows, cols)
+                        rows_of::<V, 1, false, false>(block, a, b, i, j, rows, cols)
                     }
-                    (_, true, true) => {
-                        rows_of::<V, S, 1, true, true>(block, a, b, i, j, rows, cols)
-                    }
-                    (_, true, false) => {
-                        rows_of::<V, S, 1, true, false>(block, a, b, i, j, rows, cols)
-                    }
+                    (_, true, true) => rows_of::<V, 1, true, true>(block, a, b, i, j, rows, cols),
+                    (_, true, false) => rows_of::<V, 1, true, false>(block, a, b, i, j, rows, cols),
                 }
             }
             a = a.wrapping_add(rows * block.a_row);
@@ -218,7 +185,7 @@ fn column<V: Vector, S: Step<V>>(block: &Block<V::Elem>, b: *const V::Elem, j: u
 /// # Safety
 /// As [`tile`].
 #[inline(always)]
-unsafe fn rows_of<V: Vector, S: Step<V>, const N: usize, const PART: bool, const UNIT: bool>(
+unsafe fn rows_of<V: Vector, const N: usize, const PART: bool, const UNIT: bool>(
     block: &Block<V::Elem>,
     a: *const V::Elem,
     b: *const V::Elem,
@@ -231,12 +198,12 @@ unsafe fn rows_of<V: Vector, S: Step<V>, const N: usize, const PART: bool, const
     macro_rules! pick {
         ($($r:literal)*) => {
             match rows {
-                $($r if const { (!S::PACKED || UNIT && !PART) && $r <= V::TILE.0 && N <= V::TILE.1 } => {
-                    S::apart(
+                $($r if const { $r <= V::TILE.0 && N <= V::TILE.1 } => {
+                    V::apart(
                         #[inline(always)]
                         move || {
                             // SAFETY: handed through.
-                            unsafe { tile::<V, S, $r, N, PART, UNIT>(block, a, b, i, j, cols) }
+                            unsafe { tile::<V, $r, N, PART, UNIT>(block, a, b, i, j, cols) }
                         },
                     )
                 })*
@@ -275,6 +242,8 @@ macro_rules! written_out {
     };
 }
 
+pub(super) use {each_row, each_vector, written_out};
+
 /// One tile of R rows and N vectors. `PART`: the only vector of B is cut off after `cols` columns.
 /// `UNIT`: rows of A are adjacent.
 ///
@@ -282,14 +251,7 @@ macro_rules! written_out {
 /// A can be read at `a`, R rows, k columns; B at `b`, k rows of N vectors (of `cols` elements with
 /// `PART`); C can be written at rows i..i + R, columns j..j + cols.
 #[inline(always)]
-unsafe fn tile<
-    V: Vector,
-    S: Step<V>,
-    const R: usize,
-    const N: usize,
-    const PART: bool,
-    const UNIT: bool,
->(
+unsafe fn tile<V: Vector, const R: usize, const N: usize, const PART: bool, const UNIT: bool>(
     block: &Block<V::Elem>,
     a: *const V::Elem,
     b: *const V::Elem,
@@ -351,7 +313,7 @@ unsafe fn tile<
                 // SAFETY: A has R rows.
                 let x = V::splat(unsafe { *at });
                 each_vector!(v < N {
-                    sums[r][v] = S::step(x, row[v], sums[r][v]);
+                    sums[r][v] = x.mul_add(row[v], sums[r][v]);
                 });
             });
             each_row!(r < R {

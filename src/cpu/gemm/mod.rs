@@ -44,7 +44,6 @@ mod blocked;
 mod factor;
 mod micro;
 mod pack;
-mod pairs;
 mod panels;
 mod serial;
 #[cfg(test)]
@@ -219,11 +218,8 @@ pub const PRODUCTS_OF_HIGH: usize = 6;
 
 /// Whether [`Precision::Medium`] rounds an A of f32 with so many rows to bf16 and multiplies it in tiles (AMX).
 pub(crate) fn multiplies_in_tiles(rows: usize) -> bool {
-    rows >= tiles::SIDE && tiles::available::<f32>()
+    rows >= tiles::SIDE && Tiles::find::<f32>().is_some()
 }
-
-/// Below this many multiply-adds rounding and packing cost more than pairs bring.
-pub(crate) const PAIRS_FROM: usize = 1 << 15;
 
 /// `C = A B`, or `C += A B` with `accumulate`, then the epilogue. A is `[m, k]`, B `[k, n]`; row i of C
 /// begins at `c[i · ldc]`. With k = 0 the product is 0.

@@ -40,23 +40,24 @@
 #[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
 mod amx;
 mod block;
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+mod dots;
 #[cfg(test)]
-pub(super) mod model;
+mod model;
 mod packing;
 #[cfg(test)]
 mod tests;
 #[cfg(all(test, feature = "cli", target_arch = "x86_64", target_os = "linux", not(miri)))]
 mod trap;
 mod work;
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+mod x86;
 
 use half::bf16;
 
 use super::KC;
 use super::factor::{Factor, Start};
-use super::micro::Block;
-use super::pack::{Operand, Source};
-use crate::cpu::scratch;
-use crate::cpu::simd::{LANES, Real, Vector};
+use crate::cpu::simd::{LANES, Vector};
 
 use block::block_for;
 use packing::pack_for;
@@ -93,28 +94,6 @@ impl Parts {
             Parts::Two => &[(1, 0), (0, 0), (0, 1)],
             Parts::Three => &[(0, 2), (0, 1), (1, 1), (1, 0), (0, 0), (2, 0)],
         }
-    }
-}
-
-/// Whether T is f32 and the instruction set in force has tiles.
-pub(super) fn available<T: Real>() -> bool {
-    use crate::cpu::simd::{Level, level};
-    std::any::TypeId::of::<T>() == std::any::TypeId::of::<f32>() && level() == Level::Amx
-}
-
-/// Whether tiles are faster than f32 for this shape: packing, of which there is (m + n) k, has to be worth its
-/// m n k products, and a side shorter than a tile is filled up with zeros. Six products win little, and from 2¹⁵ elements of C on.
-pub(super) fn pays(parts: Parts, (m, n, k): (usize, usize, usize)) -> bool {
-    let (side, size) = if parts == Parts::One { (16, 0) } else { (48, 1 << 15) };
-    m.min(n) >= side && m.saturating_mul(n) >= size && k >= STEP
-}
-
-/// At least so many times as fast as multiply-adds of f32 is a large product, packing included.
-pub(super) fn times_as_fast(parts: Parts) -> usize {
-    match parts {
-        Parts::One => 5,
-        Parts::Two => 2,
-        Parts::Three => 1,
     }
 }
 
@@ -184,6 +163,8 @@ pub(crate) struct Strip {
     row: usize,
     /// Bytes from 32 k to the next.
     step: usize,
+    /// Rows that are there.
+    rows: usize,
     stays: Stays,
 }
 
@@ -199,7 +180,8 @@ impl Strip {
     /// A packed one.
     fn packed(parts: Parts, at: *const f32) -> Strip {
         let (row, step) = packed_rows(parts);
-        Strip { at, row: row * size_of::<f32>(), step: step * size_of::<f32>(), stays: Stays::Both }
+        let [row, step] = [row, step].map(|elements| elements * size_of::<f32>());
+        Strip { at, row, step, rows: SIDE, stays: Stays::Both }
     }
 }
 
@@ -285,53 +267,4 @@ pub(crate) fn spin(rounds: usize) -> Option<f64> {
         let _ = rounds;
         None
     }
-}
-
-/// Packs `source` into panels; what is missing becomes 0.
-///
-/// # Safety
-/// All of the source can be read, and tiles are [`available`].
-pub(super) unsafe fn pack<T: Real>(
-    dst: &mut [T],
-    source: Source<Start<T>>,
-    operand: Operand,
-    parts: Parts,
-) {
-    #[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
-    // SAFETY: T is f32 and the instructions are there, handed through with the rest.
-    unsafe {
-        amx::pack(bytemuck::cast_slice_mut(dst), source.cast(), operand, parts);
-    }
-    #[cfg(not(all(target_arch = "x86_64", target_os = "linux", not(miri))))]
-    {
-        let _ = (dst, source, operand, parts);
-        unreachable!("no tiles here")
-    }
-}
-
-/// Computes a block of C from packed operands; `a` and `b` are what they were packed from.
-///
-/// # Safety
-/// As [`micro::block`](super::micro::block); the sources can be read, and tiles are [`available`].
-pub(super) unsafe fn block<T: Real>(
-    block: Block<'_, T>,
-    parts: Parts,
-    a: Source<Start<T>>,
-    b: Source<Start<T>>,
-) {
-    #[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
-    with_sums(|sums| {
-        // SAFETY: T is f32 and the instructions are there, handed through with the rest.
-        unsafe { amx::block(block.cast(), parts, a.cast(), b.cast(), sums) }
-    });
-    #[cfg(not(all(target_arch = "x86_64", target_os = "linux", not(miri))))]
-    {
-        let _ = (block, parts, a, b);
-        unreachable!("no tiles here")
-    }
-}
-
-/// Lends sums that wait.
-fn with_sums(f: impl FnOnce(&mut [Sums])) {
-    scratch::with(STRIPS, f);
 }

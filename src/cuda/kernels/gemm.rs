@@ -5,7 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use half::bf16;
 
 use super::{pieces, reduce, scratch};
-use crate::cpu::gemm::{PAIRS_FROM, Precision};
+use crate::cpu::gemm::Precision;
 use crate::cuda::Buffer;
 use crate::cuda::launch::{Arg, Grid, args, launch};
 use crate::cuda::{Slice, SliceMut};
@@ -47,6 +47,9 @@ impl<'a, T> Epilogue<'a, T> {
         }
     }
 }
+
+/// Below this many multiply-adds products are not worth rounding.
+const ROUNDED_FROM: usize = 1 << 15;
 
 /// Shared memory of a block of `kernels/gemm_bf16.cu`: four pairs of tiles of 128 × 32 bf16.
 const STAGES: usize = 4 * 2 * 128 * 32 * 2;
@@ -149,9 +152,8 @@ pub fn gemm_at<T>(
     epilogue: Epilogue<'_, T>,
 ) {
     let whole = Whole { count: 1, m, n, k, ldc, c_stride: 0, accumulate };
-    // The rule of the CPU: small products are not worth rounding.
     let work = m.saturating_mul(n).saturating_mul(k);
-    if precision == Precision::Medium && m.min(n).min(k) > 1 && work >= PAIRS_FROM {
+    if precision == Precision::Medium && m.min(n).min(k) > 1 && work >= ROUNDED_FROM {
         whole.on_tensor_cores(c, (a, 0), (b, 0), epilogue);
     } else {
         whole.in_f32(c, (a, 0), (b, 0), epilogue);

@@ -1,15 +1,10 @@
 //! The processor's tiles. Their intrinsics are not in stable Rust, hence instructions as text.
 
 use std::arch::asm;
-use std::arch::x86_64::*;
 
-use half::bf16;
-
-use super::super::factor::Start;
-use super::super::micro::Block;
-use super::super::pack::{Operand, Source};
-use super::{Parts, SIDE, STEP, Soon, Stays, Strip, Sums, TILE, Unit, Work, block_for, pack_for};
-use crate::cpu::simd::{F32x1, LANES};
+use super::x86::Machine;
+use super::{Parts, SIDE, STEP, Soon, Stays, Strip, Sums, TILE};
+use crate::cpu::simd::LANES;
 
 /// AMX with bf16.
 pub(super) struct Amx;
@@ -157,49 +152,7 @@ macro_rules! steps {
     };
 }
 
-impl Unit for Amx {
-    type V = F32x1;
-
-    #[inline(always)]
-    fn round(x: F32x1) -> F32x1 {
-        // SAFETY: inlined into functions that have the instructions; no memory is touched.
-        F32x1(unsafe {
-            let halves = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x.0));
-            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves)))
-        })
-    }
-
-    #[inline(always)]
-    fn beside(low: F32x1, high: F32x1) -> F32x1 {
-        // SAFETY: as in `round`.
-        F32x1(unsafe {
-            std::mem::transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(high.0, low.0))
-        })
-    }
-
-    #[inline(always)]
-    fn between(low: F32x1, high: F32x1) -> F32x1 {
-        super::super::pairs::interleaved(low, high)
-    }
-
-    #[inline(always)]
-    unsafe fn pairs(low: *const bf16, high: *const bf16) -> F32x1 {
-        // SAFETY: the caller's promise; inlined into functions that have the instructions.
-        F32x1(unsafe {
-            let [low, high] = [low, high].map(
-                #[inline(always)]
-                |at| _mm512_cvtepu16_epi32(_mm256_loadu_si256(at.cast())),
-            );
-            _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32::<16>(high)))
-        })
-    }
-
-    #[inline(always)]
-    unsafe fn stream(x: F32x1, to: *mut f32) {
-        // SAFETY: the caller's promise.
-        unsafe { _mm512_stream_ps(to, x.0) };
-    }
-
+impl Machine for Amx {
     #[inline(always)]
     unsafe fn begin() {
         // SAFETY: the machine has tiles, says the caller, and `SHAPE` is a shape that they can have.
@@ -211,10 +164,7 @@ impl Unit for Amx {
     #[inline(always)]
     unsafe fn end() {
         // SAFETY: as in `begin`; the compiler uses none.
-        unsafe {
-            asm!("tilerelease", options(nostack, nomem, preserves_flags));
-            _mm_sfence();
-        }
+        unsafe { asm!("tilerelease", options(nostack, nomem, preserves_flags)) };
     }
 
     #[inline(always)]
@@ -228,9 +178,6 @@ impl Unit for Amx {
         to: &mut Sums,
     ) {
         const { assert!(SIDE * size_of::<f32>() == 2 * ROW) };
-        if steps == 0 {
-            return *to = Sums::ZERO;
-        }
         let to = to.0.as_mut_ptr();
         // SAFETY: loads stay in the panels, which the caller vouches for, stores in `to`; the registers were given
         // their shape by `begin`.
@@ -276,49 +223,4 @@ pub(super) unsafe fn spin(rounds: usize) -> f64 {
     // SAFETY: they have begun.
     unsafe { Amx::end() };
     (rounds * DOTS * 2 * TILE * STEP) as f64
-}
-
-/// [`super::pack`] for AMX.
-///
-/// # Safety
-/// All of the source can be read.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c,bmi2")]
-pub(super) unsafe fn pack(
-    dst: &mut [f32],
-    source: Source<Start<f32>>,
-    operand: Operand,
-    parts: Parts,
-) {
-    // SAFETY: handed through.
-    unsafe { pack_for::<Amx>(dst, source, operand, parts) };
-}
-
-/// Runs `work` with the registers.
-///
-/// # Safety
-/// The machine has tiles.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c,bmi2")]
-pub(super) unsafe fn run<W: Work>(work: W) {
-    // SAFETY: handed through.
-    unsafe { Amx::begin() };
-    work.run::<Amx>();
-    // SAFETY: they have begun.
-    unsafe { Amx::end() };
-}
-
-/// [`super::block`] for AMX.
-///
-/// # Safety
-/// As there.
-#[inline(never)]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c,bmi2")]
-pub(super) unsafe fn block(
-    block: Block<'_, f32>,
-    parts: Parts,
-    a: Source<Start<f32>>,
-    b: Source<Start<f32>>,
-    sums: &mut [Sums],
-) {
-    // SAFETY: handed through.
-    unsafe { block_for::<Amx>(&block, parts, a, b, sums) };
 }

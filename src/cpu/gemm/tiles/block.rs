@@ -17,7 +17,7 @@ const NEAR: usize = 16;
 /// Elements of a block of B at most that strips of A pass by, one after the other.
 const BY_STRIP: usize = 600 << 10;
 
-/// [`super::block`] on one kind of tiles. Panels of B are outside, so that one stays near while all of a packed A passes. An A
+/// [`super::Tiles::block`] on one kind of tiles. Panels of B are outside, so that one stays near while all of a packed A passes. An A
 /// that is read where it lies, from farther away, goes by once: strips of it are outside while B passes, if that is small
 /// enough to come from the second cache; C is then written row by row, too.
 ///
@@ -26,7 +26,7 @@ const BY_STRIP: usize = 600 << 10;
 /// from the second cache, of which six products ask for 14 KiB in 384 cycles.
 ///
 /// # Safety
-/// As [`super::block`].
+/// As [`super::Tiles::block`].
 #[inline(always)]
 pub(super) unsafe fn block_for<U: Unit>(
     block: &Block<'_, f32>,
@@ -71,10 +71,12 @@ pub(super) unsafe fn block_for<U: Unit>(
                 // Where none has to wait, all take the same.
                 let sums = &mut sums[if near < steps { slot } else { 0 }];
                 let left = block.a.wrapping_add(i / SIDE * block.a_panel);
+                let rows = SIDE.min(block.m - i);
                 let strip = Strip {
                     at: left.wrapping_add(from * block.a_col),
                     row: block.a_row * size_of::<f32>(),
                     step: block.a_col * size_of::<f32>(),
+                    rows,
                     stays: if some <= NEAR / 2 {
                         Stays::Both
                     } else if by_strip {
@@ -83,7 +85,6 @@ pub(super) unsafe fn block_for<U: Unit>(
                         Stays::B
                     },
                 };
-                let rows = SIDE.min(block.m - i);
                 let at = i * block.ldc + j;
                 let (c, ldc) = match block.rounded {
                     None => (block.c.wrapping_add(at), block.ldc * size_of::<f32>()),

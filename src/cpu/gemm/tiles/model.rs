@@ -3,11 +3,8 @@
 
 use half::bf16;
 
-use super::super::factor::Start;
-use super::super::micro::Block;
-use super::super::pack::{Operand, Source};
-use super::{Parts, SIDE, Soon, Strip, Sums, TILE, Unit, block_for, pack_for, with_sums};
-use crate::cpu::simd::{LANES, Lanes, Real, Vector};
+use super::{Parts, SIDE, Soon, Strip, Sums, TILE, Unit};
+use crate::cpu::simd::{LANES, Lanes, Vector};
 
 /// A register: 16 rows of 16 times 32 bits.
 pub(super) type Register = [u32; TILE];
@@ -122,34 +119,4 @@ impl Unit for Model {
 /// Two bf16 in the 32 bits of an f32.
 fn together(low: f32, high: f32) -> f32 {
     f32::from_bits((nearest(high) as u32) << 16 | nearest(low) as u32)
-}
-
-/// [`super::pack`] for the model.
-///
-/// # Safety
-/// As there; T is f32.
-pub(in super::super) unsafe fn pack<T: Real>(
-    dst: &mut [T],
-    source: Source<Start<T>>,
-    operand: Operand,
-    parts: Parts,
-) {
-    // SAFETY: handed through.
-    unsafe { pack_for::<Model>(bytemuck::cast_slice_mut(dst), source.cast(), operand, parts) };
-}
-
-/// [`super::block`] for the model.
-///
-/// # Safety
-/// As there; T is f32.
-pub(in super::super) unsafe fn block<T: Real>(
-    block: Block<'_, T>,
-    parts: Parts,
-    a: Source<Start<T>>,
-    b: Source<Start<T>>,
-) {
-    with_sums(|sums| {
-        // SAFETY: handed through.
-        unsafe { block_for::<Model>(&block.cast(), parts, a.cast(), b.cast(), sums) }
-    });
 }

@@ -11,7 +11,7 @@ const FAR_ROWS: usize = 2048;
 /// Above this a number, rounded to bf16, might be infinite. (The largest bf16 is 3.3895e38.)
 const SPLITTABLE: f32 = 3.38e38;
 
-/// [`pack`](super::pack) on one kind of tiles.
+/// [`pack`](super::Tiles::pack) on one kind of tiles.
 ///
 /// # Safety
 /// All of the source can be read.

@@ -3,9 +3,19 @@ use half::bf16;
 use super::super::arithmetic::Arithmetic;
 use super::super::tests::{exact_in_every_layout, shortened, widened};
 use super::super::{Elements, Epilogue, Factor, Mat, Output, Piece, product};
-use super::Parts;
+use super::{Parts, Tiles};
 
 const ALL: [Parts; 3] = [Parts::One, Parts::Two, Parts::Three];
+
+fn model(parts: Parts) -> Arithmetic {
+    Arithmetic::Tiles(Tiles::model(), parts)
+}
+
+/// All that the model does, and what the vectors of pairs of a processor that has them do.
+fn everything() -> impl Iterator<Item = Arithmetic> {
+    let dots = Tiles::dots().map(|dots| Arithmetic::Tiles(dots, Parts::One));
+    ALL.map(model).into_iter().chain(dots)
+}
 
 /// Evenly spread in ±0.5, the same for the same `i`.
 fn number(i: usize) -> f64 {
@@ -33,9 +43,9 @@ fn exact_operands_give_the_f32_product_in_every_layout() {
     } else {
         &[[1, 1, 1], [17, 33, 31], [64, 64, 64], [33, 70, 300], [40, 290, 530], [33, 40, 2100]]
     };
-    ALL.into_iter().for_each(|parts| exact_in_every_layout(Arithmetic::Model(parts), shapes));
+    everything().for_each(|by| exact_in_every_layout(by, shapes));
     let mut c = [5.0f32; 6];
-    let by = Arithmetic::Model(Parts::Three);
+    let by = model(Parts::Three);
     let (none, a, b) = (Epilogue::None, dense(&[], 0).into(), dense(&[], 3).into());
     product(by, Output::Own(&mut c), 0, 3, (a, 0), (b, 0), 1, 2, 3, 0, false, none);
     assert_eq!(c, [0.0; 6]);
@@ -48,14 +58,14 @@ fn threads_and_packing_do_not_change_bits() {
     let shape @ [m, n, k] = [300, 170, 2090];
     let a: Vec<f32> = (0..m * k).map(|i| number(i) as f32).collect();
     let b: Vec<f32> = (0..k * n).map(|i| number(i + 77_777) as f32).collect();
-    for parts in [Parts::One, Parts::Three] {
+    for by in everything() {
         let run = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| dense_product(Arithmetic::Model(parts), &a, &b, shape))
+            pool.install(|| dense_product(by, &a, &b, shape))
         };
         let first = run(1);
         for threads in [2, 3] {
-            assert!(run(threads) == first, "{threads} threads, {parts:?}");
+            assert!(run(threads) == first, "{threads} threads, {by:?}");
         }
     }
 }
@@ -123,7 +133,10 @@ fn a_is_read_where_it_lies() {
     } else {
         &[[32, 40, 64], [64, 70, 1088], [50, 64, 96], [32, 650, 1088], [32, 33, 2112]]
     };
-    a_where_it_lies_gives_the_bits_of_a_packed_one(Arithmetic::Model(Parts::One), shapes);
+    for tiles in [Some(Tiles::model()), Tiles::dots()].into_iter().flatten() {
+        let by = Arithmetic::Tiles(tiles, Parts::One);
+        a_where_it_lies_gives_the_bits_of_a_packed_one(by, shapes);
+    }
 }
 
 /// The errors of a product, as shares of Σ|a||b|, in units of 2⁻²⁴: the largest and the root of the mean square.
@@ -178,7 +191,7 @@ fn three_parts_are_as_exact_as_f32_whatever_the_scales() {
         let b: Vec<f32> = (0..k * n).map(|at| right(at % n, at / n) as f32).collect();
         let of = |by| errors(&dense_product(by, &a, &b, shape), &a, &b, shape);
         let f32s = of(Arithmetic::Fma);
-        let [one, two, three] = ALL.map(|parts| of(Arithmetic::Model(parts)));
+        let [one, two, three] = ALL.map(|parts| of(model(parts)));
         println!("{name}: f32 {f32s:.3?}, one {one:.0?}, two {two:.2?}, three {three:.3?}");
         // The products that are left out are up to half a unit of one term: where a single term is most of the sum,
         // that shows beside f32's rounding.
@@ -196,7 +209,7 @@ fn what_cannot_be_split_is_summed_in_f32() {
     let shape @ [m, n, k] = [40, 70, 300];
     let mut a: Vec<f32> = (0..m * k).map(|i| number(i) as f32).collect();
     let mut b: Vec<f32> = (0..k * n).map(|i| number(i + 77_777) as f32).collect();
-    let by = Arithmetic::Model(Parts::Three);
+    let by = model(Parts::Three);
     let before = dense_product(by, &a, &b, shape);
     // Whole numbers beside the infinity: the products with their rests would be ∞ · 0.
     (0..k).for_each(|p| b[p * n + 1] = (p % 3) as f32 + 1.0);
@@ -233,7 +246,7 @@ fn small_numbers_lose_low_bits() {
             .map(|i| (number(i).signum() * (0.5 + number(i).abs()) * scale) as f32)
             .collect();
         let b: Vec<f32> = (0..k * n).map(|i| (number(i + 77_777) / scale) as f32).collect();
-        errors(&dense_product(Arithmetic::Model(Parts::Three), &a, &b, shape), &a, &b, shape).1
+        errors(&dense_product(model(Parts::Three), &a, &b, shape), &a, &b, shape).1
     };
     let [fine, less, few] = [-101, -110, -118].map(error);
     assert!(fine < 0.5 && (4.0..400.0).contains(&less) && (1e3..1e5).contains(&few));
@@ -244,26 +257,25 @@ fn small_numbers_lose_low_bits() {
 #[cfg(all(feature = "cli", target_arch = "x86_64", target_os = "linux", not(miri)))]
 fn amx_gives_the_bits_of_the_model() {
     use crate::cpu::simd::{at_level, available_levels};
-    if super::Tiles::processors_or_trap().is_none() {
-        return;
-    }
+    let Some(tiles) = Tiles::amx_or_trap() else { return };
+    let amx = |parts| Arithmetic::Tiles(tiles, parts);
     let level = *available_levels().last().unwrap();
     // SAFETY: the tiles are there, or the trap is.
     assert_eq!(unsafe { super::amx::spin(3) }, (3 * 4 * 2 * 16 * 16 * 32) as f64);
     at_level(level, || {
         for parts in ALL {
-            exact_in_every_layout(Arithmetic::Tiles(parts), &[[17, 33, 31], [40, 70, 530]]);
+            exact_in_every_layout(amx(parts), &[[17, 33, 31], [40, 70, 530]]);
         }
         let shapes = [[64, 70, 1088], [50, 64, 96], [32, 650, 1088]];
-        a_where_it_lies_gives_the_bits_of_a_packed_one(Arithmetic::Tiles(Parts::One), &shapes);
+        a_where_it_lies_gives_the_bits_of_a_packed_one(amx(Parts::One), &shapes);
         let shape @ [m, n, k] = [70, 90, 2100];
         let mut a: Vec<f32> = (0..m * k).map(|i| number(i) as f32).collect();
         let mut b: Vec<f32> = (0..k * n).map(|i| number(i + 77_777) as f32).collect();
         (a[5 * k + 7], a[6 * k + 8], b[9 * n + 10]) = (f32::NAN, 1e-39, f32::INFINITY);
         (a[7 * k + 8], b[9 * n + 11]) = (1e-36, -1e-34);
         for parts in ALL {
-            let want = dense_product(Arithmetic::Model(parts), &a, &b, shape);
-            let got = dense_product(Arithmetic::Tiles(parts), &a, &b, shape);
+            let want = dense_product(model(parts), &a, &b, shape);
+            let got = dense_product(amx(parts), &a, &b, shape);
             for (i, (x, y)) in got.iter().zip(&want).enumerate() {
                 let same = x.to_bits() == y.to_bits() || x.is_nan() && y.is_nan();
                 assert!(same, "{parts:?}: element {i} is {x:e}, the model says {y:e}");
@@ -272,12 +284,11 @@ fn amx_gives_the_bits_of_the_model() {
         // Stored in bf16 the numbers go into tiles as they lie, the smallest of them too.
         let (a, b) = (shortened(&a), shortened(&b));
         assert!(a[6 * k + 8].to_f32().is_subnormal());
-        let of_f32 =
-            dense_product(Arithmetic::Model(Parts::One), &widened(&a), &widened(&b), shape);
+        let of_f32 = dense_product(model(Parts::One), &widened(&a), &widened(&b), shape);
         let factor =
             |data, row_stride| Factor { data: Elements::Bf16(data), row_stride, col_stride: 1 };
         let mut of_bf16 = vec![0.0; m * n];
-        let (by, none) = (Arithmetic::Tiles(Parts::One), Epilogue::None);
+        let (by, none) = (amx(Parts::One), Epilogue::None);
         let (c, a, b) = (Output::Own(&mut of_bf16), (factor(&a, k), 0), (factor(&b, n), 0));
         product(by, c, 0, n, a, b, 1, m, n, k, false, none);
         let same = |(x, y): (&f32, &f32)| x.to_bits() == y.to_bits() || x.is_nan() && y.is_nan();

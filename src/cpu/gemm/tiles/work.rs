@@ -1,48 +1,98 @@
-//! Tiles for kernels that lay out operands of their own, as attention does: one part, bf16.
+//! Which tiles there are; and tiles for kernels that lay out operands of their own, as attention does: one part, bf16.
+
+use std::any::TypeId;
 
 use super::super::Mat;
 use super::super::factor::Start;
+use super::super::micro::Block;
 use super::super::pack::{Operand, Source};
-use super::{Parts, SIDE, STEP, Soon, Strip, Sums, TILE, Unit, Work, available, pack_for, panel};
-use crate::cpu::simd::{LANES, Real};
+#[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
+use super::amx::Amx;
+#[cfg(test)]
+use super::block_for;
+use super::{Parts, SIDE, STEP, STRIPS, Soon, Strip, Sums, TILE, Unit, Work, pack_for, panel};
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+use super::{dots::Dots, x86};
+use crate::cpu::scratch;
+use crate::cpu::simd::{LANES, Level, Real, dot_bf16, level};
 
 /// Tiles that are there.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Tiles(Whose);
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Whose {
-    Processor,
+    /// The processor's registers.
+    Amx,
+    /// The processor's vectors of pairs.
+    Dots,
+    /// The [model](super::model)'s.
     #[cfg(test)]
     Model,
 }
 
 impl Tiles {
-    /// The processor's, if T is `f32` and the instruction set in force has them.
+    /// The fastest that the instruction set in force has, if T is `f32` and they are faster than it.
     pub(crate) fn find<T: Real>() -> Option<Tiles> {
-        available::<T>().then_some(Tiles(Whose::Processor))
+        if TypeId::of::<T>() != TypeId::of::<f32>() {
+            return None;
+        }
+        match level() {
+            Level::Amx => Some(Tiles(Whose::Amx)),
+            _ => dot_bf16::pays().then_some(Tiles(Whose::Dots)),
+        }
     }
 
-    /// Those of the [model](super::model).
+    /// Those of the model.
     #[cfg(test)]
     pub(crate) fn model() -> Tiles {
         Tiles(Whose::Model)
     }
 
-    /// The processor's, or where it has none those of the [trap](super::trap), which takes the same machine code;
+    /// The processor's vectors of pairs, also where f32 is as fast; nothing where it has none.
+    #[cfg(test)]
+    pub(crate) fn dots() -> Option<Tiles> {
+        let in_force = matches!(level(), Level::Avx512 | Level::Amx) && dot_bf16::available();
+        in_force.then_some(Tiles(Whose::Dots))
+    }
+
+    /// AMX's, or where the processor has none those of the [trap](super::trap), which takes the same machine code;
     /// nothing where it cannot even round to bf16.
     #[cfg(all(test, feature = "cli", target_arch = "x86_64", target_os = "linux", not(miri)))]
-    pub(crate) fn processors_or_trap() -> Option<Tiles> {
-        use crate::cpu::simd::{Level, available_levels};
-        let levels = available_levels();
-        if !is_x86_feature_detected!("avx512bf16") || !levels.contains(&Level::Avx512) {
+    pub(crate) fn amx_or_trap() -> Option<Tiles> {
+        let levels = crate::cpu::simd::available_levels();
+        if !dot_bf16::available() || !levels.contains(&Level::Avx512) {
             eprintln!("skipped: this machine cannot round to bf16");
             return None;
         }
         if !levels.contains(&Level::Amx) {
             super::trap::install();
         }
-        Some(Tiles(Whose::Processor))
+        Some(Tiles(Whose::Amx))
+    }
+
+    /// Whether they are faster than f32 for this shape: packing, of which there is (m + n) k, has to be worth its m n k
+    /// products, and a side shorter than a tile is filled up with zeros (with vectors of pairs, only so far as
+    /// their passes reach). Six products win little, in registers alone, and from 2¹⁵ elements of C on.
+    pub(in super::super) fn pay(self, parts: Parts, (m, n, k): (usize, usize, usize)) -> bool {
+        match (self.0, parts) {
+            (Whose::Dots, Parts::One) => {
+                m > 1 && n.min(k) >= LANES && m.saturating_mul(n).saturating_mul(k) >= 1 << 15
+            }
+            (Whose::Dots, _) => false,
+            (_, Parts::One) => m.min(n) >= LANES && k >= STEP,
+            _ => m.min(n) >= 48 && m.saturating_mul(n) >= 1 << 15 && k >= STEP,
+        }
+    }
+
+    /// At least so many times as fast as multiply-adds of f32 is a large product, packing included.
+    pub(in super::super) fn times_as_fast(self, parts: Parts) -> usize {
+        match parts {
+            Parts::One if self.0 == Whose::Dots => 1,
+            Parts::One => 5,
+            Parts::Two => 2,
+            Parts::Three => 1,
+        }
     }
 
     /// Runs `work` on them.
@@ -50,15 +100,70 @@ impl Tiles {
         match self.0 {
             #[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
             // SAFETY: whoever made this has seen that the machine has them (or has set the trap).
-            Whose::Processor => unsafe { super::amx::run(work) },
-            #[cfg(not(all(target_arch = "x86_64", target_os = "linux", not(miri))))]
-            Whose::Processor => {
-                let _ = work;
-                unreachable!("no tiles here")
-            }
+            Whose::Amx => unsafe { x86::run::<Amx, _>(work) },
+            #[cfg(all(target_arch = "x86_64", not(miri)))]
+            // SAFETY: as above.
+            Whose::Dots => unsafe { x86::run::<Dots, _>(work) },
             #[cfg(test)]
             Whose::Model => work.run::<super::model::Model>(),
+            #[allow(unreachable_patterns)]
+            _ => unreachable!("no tiles here"),
         }
+    }
+
+    /// Packs `source` into panels; what is missing becomes 0.
+    ///
+    /// # Safety
+    /// All of the source can be read, and T is f32.
+    pub(in super::super) unsafe fn pack<T: Real>(
+        self,
+        dst: &mut [T],
+        source: Source<Start<T>>,
+        operand: Operand,
+        parts: Parts,
+    ) {
+        let (dst, source) = (bytemuck::cast_slice_mut(dst), source.cast());
+        // SAFETY: handed through; whoever made this has seen that the machine rounds to bf16.
+        unsafe {
+            match self.0 {
+                #[cfg(all(target_arch = "x86_64", not(miri)))]
+                Whose::Amx | Whose::Dots => x86::pack(dst, source, operand, parts),
+                #[cfg(test)]
+                Whose::Model => pack_for::<super::model::Model>(dst, source, operand, parts),
+                #[allow(unreachable_patterns)]
+                _ => unreachable!("no tiles here"),
+            }
+        }
+    }
+
+    /// Computes a block of C from packed operands; `a` and `b` are what they were packed from.
+    ///
+    /// # Safety
+    /// As [`micro::block`](super::super::micro::block); the sources can be read, and T is f32.
+    pub(in super::super) unsafe fn block<T: Real>(
+        self,
+        block: Block<'_, T>,
+        parts: Parts,
+        a: Source<Start<T>>,
+        b: Source<Start<T>>,
+    ) {
+        let (block, a, b) = (block.cast(), a.cast(), b.cast());
+        // Sums that wait.
+        scratch::with(STRIPS, |sums: &mut [Sums]| {
+            // SAFETY: handed through; whoever made this has seen that the machine has them (or has set the trap).
+            unsafe {
+                match self.0 {
+                    #[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
+                    Whose::Amx => x86::block::<Amx>(block, parts, a, b, sums),
+                    #[cfg(all(target_arch = "x86_64", not(miri)))]
+                    Whose::Dots => x86::block::<Dots>(block, parts, a, b, sums),
+                    #[cfg(test)]
+                    Whose::Model => block_for::<super::model::Model>(&block, parts, a, b, sums),
+                    #[allow(unreachable_patterns)]
+                    _ => unreachable!("no tiles here"),
+                }
+            }
+        });
     }
 }
 
