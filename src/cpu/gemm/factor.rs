@@ -122,7 +122,6 @@ impl<T> Start<T> {
     }
 
     /// The same where U is T by another name.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub(super) fn cast<U>(self) -> Start<U> {
         match self {
             Start::Own(at) => Start::Own(at.cast()),

@@ -64,7 +64,6 @@ pub(super) struct Block<'a, T> {
 
 impl<'a, T: Real> Block<'a, T> {
     /// The same block where U is T by another name.
-    #[cfg(any(test, target_arch = "x86_64"))]
     pub(super) fn cast<U: Real>(self) -> Block<'a, U> {
         Block {
             a: self.a.cast(),

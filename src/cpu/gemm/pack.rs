@@ -40,7 +40,6 @@ impl<P> Source<P> {
 
 impl<T: Copy> Source<Start<T>> {
     /// The same part where U is T by another name.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub(super) fn cast<U>(self) -> Source<Start<U>> {
         self.at(self.data.cast())
     }

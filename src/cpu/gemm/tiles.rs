@@ -1,6 +1,8 @@
-//! Products in tiles: AMX, which multiplies matrices of bf16 as one instruction.
+//! Products of bf16 in tiles of 32 × 32, for two kinds of processors: with AMX, which multiplies matrices as one instruction
+//! (`amx`), and with AVX512-BF16 alone, which multiplies pairs in each lane of a vector (`dots`). Operands lie in the same
+//! way for both.
 //!
-//! A core has eight registers of 16 rows × 64 bytes. `tdpbf16ps` multiplies two of them into a third:
+//! With AMX a core has eight registers of 16 rows × 64 bytes. `tdpbf16ps` multiplies two of them into a third:
 //!
 //! ```text
 //!                          B: 16 pairs of k × 16 columns of pairs
@@ -34,8 +36,8 @@
 //! # The bits
 //!
 //! One `tdpbf16ps` sums the even and the odd k of its 32 in a chain of multiply-adds each, from 0, adds the two, and
-//! adds that to C; blocks of k are summed as everywhere. So the bits depend neither on tiles nor on threads, but
-//! they are others than those of `vdpbf16ps` or of f32.
+//! adds that to C. `vdpbf16ps` adds one pair after the other to C. Blocks of k are summed as everywhere. So the bits depend
+//! neither on tiles nor on threads, but they are others than those of f32, and differ between the two.
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
 mod amx;
