@@ -241,6 +241,7 @@ macro_rules! written_out {
     };
 }
 
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 pub(super) use {each_row, each_vector, written_out};
 
 /// One tile of R rows and N vectors. `PART`: the only vector of B is cut off after `cols` columns.

@@ -26,7 +26,7 @@ const BY_STRIP: usize = 600 << 10;
 /// from the second cache, of which six products ask for 14 KiB in 384 cycles.
 ///
 /// # Safety
-/// As [`super::Tiles::block`].
+/// As [`super::Tiles::block`]; registers are there.
 #[inline(always)]
 pub(super) unsafe fn block_for<U: Unit>(
     block: &Block<'_, f32>,
@@ -40,8 +40,6 @@ pub(super) unsafe fn block_for<U: Unit>(
     let step = parts as usize * 2 * TILE;
     let near =
         if parts == Parts::One { steps.div_ceil(steps.div_ceil(NEAR).max(1)) } else { steps };
-    // SAFETY: handed through.
-    unsafe { U::begin() };
     // What is outside, and what passes.
     let by_strip =
         parts == Parts::One && block.n * block.k <= BY_STRIP && block.a_col != packed_rows(parts).1;
@@ -120,8 +118,6 @@ pub(super) unsafe fn block_for<U: Unit>(
             from += near.max(1);
         }
     }
-    // SAFETY: they have begun.
-    unsafe { U::end() };
 }
 
 /// Writes `rows` and `cols` of sums to C, `at` elements from its start; `j` is their first column within the block.

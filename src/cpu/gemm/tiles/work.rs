@@ -8,9 +8,9 @@ use super::super::micro::Block;
 use super::super::pack::{Operand, Source};
 #[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
 use super::amx::Amx;
-#[cfg(test)]
-use super::block_for;
-use super::{Parts, SIDE, STEP, STRIPS, Soon, Strip, Sums, TILE, Unit, Work, pack_for, panel};
+use super::{
+    Parts, SIDE, STEP, STRIPS, Soon, Strip, Sums, TILE, Unit, Work, block_for, pack_for, panel,
+};
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 use super::{dots::Dots, x86};
 use crate::cpu::scratch;
@@ -107,7 +107,7 @@ impl Tiles {
             #[cfg(test)]
             Whose::Model => work.run::<super::model::Model>(),
             #[allow(unreachable_patterns)]
-            _ => unreachable!("no tiles here"),
+            _ => nowhere(work),
         }
     }
 
@@ -122,17 +122,16 @@ impl Tiles {
         operand: Operand,
         parts: Parts,
     ) {
-        let (dst, source) = (bytemuck::cast_slice_mut(dst), source.cast());
-        // SAFETY: handed through; whoever made this has seen that the machine rounds to bf16.
-        unsafe {
-            match self.0 {
-                #[cfg(all(target_arch = "x86_64", not(miri)))]
-                Whose::Amx | Whose::Dots => x86::pack(dst, source, operand, parts),
-                #[cfg(test)]
-                Whose::Model => pack_for::<super::model::Model>(dst, source, operand, parts),
-                #[allow(unreachable_patterns)]
-                _ => unreachable!("no tiles here"),
-            }
+        let (dst, source) = (bytemuck::cast_slice_mut::<_, f32>(dst), source.cast::<f32>());
+        match self.0 {
+            #[cfg(all(target_arch = "x86_64", not(miri)))]
+            // SAFETY: handed through; whoever made this has seen that the machine rounds to bf16.
+            Whose::Amx | Whose::Dots => unsafe { x86::pack(dst, source, operand, parts) },
+            #[cfg(test)]
+            // SAFETY: handed through.
+            Whose::Model => unsafe { pack_for::<super::model::Model>(dst, source, operand, parts) },
+            #[allow(unreachable_patterns)]
+            _ => nowhere((dst, source, operand, parts)),
         }
     }
 
@@ -149,21 +148,29 @@ impl Tiles {
     ) {
         let (block, a, b) = (block.cast(), a.cast(), b.cast());
         // Sums that wait.
-        scratch::with(STRIPS, |sums: &mut [Sums]| {
-            // SAFETY: handed through; whoever made this has seen that the machine has them (or has set the trap).
-            unsafe {
-                match self.0 {
-                    #[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
-                    Whose::Amx => x86::block::<Amx>(block, parts, a, b, sums),
-                    #[cfg(all(target_arch = "x86_64", not(miri)))]
-                    Whose::Dots => x86::block::<Dots>(block, parts, a, b, sums),
-                    #[cfg(test)]
-                    Whose::Model => block_for::<super::model::Model>(&block, parts, a, b, sums),
-                    #[allow(unreachable_patterns)]
-                    _ => unreachable!("no tiles here"),
-                }
-            }
-        });
+        scratch::with(STRIPS, |sums| self.run(OfC { block, parts, a, b, sums }));
+    }
+}
+
+/// What machines of this kind never have.
+fn nowhere<W>(_: W) -> ! {
+    unreachable!("no tiles here")
+}
+
+/// A block of C. Whoever makes one vouches for what [`block_for`] asks.
+struct OfC<'a> {
+    block: Block<'a, f32>,
+    parts: Parts,
+    a: Source<Start<f32>>,
+    b: Source<Start<f32>>,
+    sums: &'a mut [Sums],
+}
+
+impl Work for OfC<'_> {
+    #[inline(always)]
+    fn run<U: Unit>(self) {
+        // SAFETY: `Tiles::block` hands its caller's promise on; the registers are there while work runs.
+        unsafe { block_for::<U>(&self.block, self.parts, self.a, self.b, self.sums) };
     }
 }
 

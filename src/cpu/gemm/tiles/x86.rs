@@ -6,9 +6,8 @@ use std::marker::PhantomData;
 use half::bf16;
 
 use super::super::factor::Start;
-use super::super::micro::Block;
 use super::super::pack::{Operand, Source};
-use super::{Parts, Soon, Strip, Sums, Unit, Work, block_for, pack_for};
+use super::{Parts, Soon, Strip, Sums, Unit, Work, pack_for};
 use crate::cpu::simd::F32x1;
 
 /// What multiplies; see [`Unit`].
@@ -151,21 +150,4 @@ pub(super) unsafe fn run<M: Machine, W: Work>(work: W) {
     work.run::<With<M>>();
     // SAFETY: they have begun.
     unsafe { <With<M> as Unit>::end() };
-}
-
-/// [`block_for`] with M.
-///
-/// # Safety
-/// As there; the machine has what M needs.
-#[inline(never)]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c,bmi2")]
-pub(super) unsafe fn block<M: Machine>(
-    block: Block<'_, f32>,
-    parts: Parts,
-    a: Source<Start<f32>>,
-    b: Source<Start<f32>>,
-    sums: &mut [Sums],
-) {
-    // SAFETY: handed through.
-    unsafe { block_for::<With<M>>(&block, parts, a, b, sums) };
 }
