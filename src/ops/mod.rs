@@ -101,8 +101,9 @@ fn precision_for(x: &Tensor) -> Precision {
     }
 }
 
-/// The type that `x` is kept in where only products read it: bf16 where they would round it themselves anyway, which is
-/// where [`Precision::Medium`] goes through tiles, for at least a tile of rows; else its own.
+/// The type that `x` is kept in where only products read it: bf16 where there are tiles and at least a tile of rows, for
+/// which [`Precision::Medium`] rounds it anyway (but for products of few columns or a short k, which read what was
+/// rounded); else its own.
 pub(crate) fn kept_for_products(x: &Tensor) -> DType {
     let medium = Mode::current().precision == Precision::Medium;
     let (rows, _) = rows_and_cols(x.shape());

@@ -193,7 +193,7 @@ unsafe fn rows_of<V: Vector, const N: usize, const PART: bool, const UNIT: bool>
     rows: usize,
     cols: usize,
 ) {
-    // Tiles that never occur with this vector and this step are not compiled.
+    // Tiles that never occur with this vector are not compiled.
     macro_rules! pick {
         ($($r:literal)*) => {
             match rows {
@@ -216,9 +216,10 @@ unsafe fn rows_of<V: Vector, const N: usize, const PART: bool, const UNIT: bool>
 /// Repeats a block for each row r of R, written out: the accumulators only stay in registers if every
 /// index into them is a constant, also where little is optimised.
 macro_rules! each_row {
-    ($r:ident < $R:ident $body:block) => {
+    ($r:ident < $R:ident $body:block) => {{
+        const { assert!($R <= 14) };
         written_out!($r < $R $body 0 1 2 3 4 5 6 7 8 9 10 11 12 13);
-    };
+    }};
 }
 
 /// As [`each_row`], for each vector v of N.

@@ -216,7 +216,8 @@ pub enum Precision {
 /// Products of bf16 that make one of [`Precision::High`].
 pub const PRODUCTS_OF_HIGH: usize = 6;
 
-/// Whether [`Precision::Medium`] rounds an A of f32 with so many rows to bf16 and multiplies it in tiles (AMX).
+/// Whether [`Precision::Medium`] multiplies an A with so many rows in tiles, if it has enough columns and is multiplied by
+/// enough.
 pub(crate) fn multiplies_in_tiles(rows: usize) -> bool {
     rows >= tiles::SIDE && Tiles::find::<f32>().is_some()
 }

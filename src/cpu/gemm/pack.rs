@@ -86,17 +86,11 @@ impl<T: Real, S: Stored<T>> Kernel<T> for Pack<'_, T, S> {
     fn run<V: Vector<Elem = T>>(self) {
         let Pack { dst, source, width } = self;
         if source.lane == 1 {
-            let read = inlined(
-                #[inline(always)]
-                |k: usize, first: usize, lanes: usize| {
-                    // SAFETY: row k has these lanes side by side; the caller vouches for the source.
-                    unsafe { look_ahead::<V, S>(&source, k, first, lanes) }
-                },
-            );
-            return each_row::<V>((dst, source.k), source.lanes, width, read);
+            // SAFETY: the caller vouches for the source.
+            return unsafe { by_rows::<V, S>(dst, &source, width) };
         }
         each_group(
-            (dst, source.k),
+            dst,
             source,
             width,
             #[inline(always)]
@@ -116,16 +110,15 @@ impl<T: Real, S: Stored<T>> Kernel<T> for Pack<'_, T, S> {
     }
 }
 
-/// Calls `write` for each vector's worth of lanes of `source` with its place in the panels in `dst`,
-/// which are `deep` rows deep.
+/// Calls `write` for each vector's worth of lanes of `source` with its place in the panels in `dst`.
 #[inline(always)]
-pub(super) fn each_group<T, S>(
-    (dst, deep): (&mut [T], usize),
+fn each_group<T, S>(
+    dst: &mut [T],
     source: Source<*const S>,
     width: usize,
     mut write: impl FnMut(Rows<'_, T>, Source<*const S>),
 ) {
-    let size = width * deep;
+    let size = width * source.k;
     if size == 0 {
         return;
     }
@@ -146,7 +139,7 @@ pub(super) fn each_group<T, S>(
 }
 
 /// One vector's place in each row of a panel.
-pub(super) struct Rows<'a, T> {
+struct Rows<'a, T> {
     panel: &'a mut [T],
     /// From one row to the next.
     width: usize,
@@ -156,7 +149,7 @@ pub(super) struct Rows<'a, T> {
 
 impl<T: Real> Rows<'_, T> {
     #[inline(always)]
-    pub(super) fn put<V: Vector<Elem = T>>(&mut self, k: usize, v: V) {
+    fn put<V: Vector<Elem = T>>(&mut self, k: usize, v: V) {
         let row = &mut self.panel[k * self.width..];
         let reach = self.reach.min(row.len());
         if reach == LANES {
@@ -169,7 +162,7 @@ impl<T: Real> Rows<'_, T> {
 
 /// No lanes at all: zeros.
 #[inline(always)]
-pub(super) fn fill<V: Vector>(mut rows: Rows<'_, V::Elem>, k: usize) {
+fn fill<V: Vector>(mut rows: Rows<'_, V::Elem>, k: usize) {
     for p in 0..k {
         rows.put(p, V::zero());
     }
@@ -179,14 +172,24 @@ pub(super) fn fill<V: Vector>(mut rows: Rows<'_, V::Elem>, k: usize) {
 const BESIDE: usize = 128;
 
 /// Fills panels row by row, so that rows of the source are read from one end to the other: they may be pages
-/// apart. `read(k, first, lanes)` gives row k of the `lanes` from `first` on, sixteen at most.
+/// apart.
+///
+/// # Safety
+/// The source can be read; its lanes lie side by side.
 #[inline(always)]
-pub(super) fn each_row<V: Vector>(
-    (dst, deep): (&mut [V::Elem], usize),
-    lanes: usize,
+unsafe fn by_rows<V: Vector, S: Stored<V::Elem>>(
+    dst: &mut [V::Elem],
+    source: &Source<*const S>,
     width: usize,
-    read: impl Fn(usize, usize, usize) -> V,
 ) {
+    let (lanes, deep) = (source.lanes, source.k);
+    let read = inlined(
+        #[inline(always)]
+        // SAFETY: row k has these lanes side by side; the caller vouches for the source.
+        |k: usize, first: usize, lanes: usize| unsafe {
+            look_ahead::<V, S>(source, k, first, lanes)
+        },
+    );
     let beside = (BESIDE / width).max(1) * width;
     for begin in (0..lanes).step_by(beside) {
         let end = lanes.min(begin + beside);
@@ -224,7 +227,7 @@ const AHEAD: usize = 8;
 /// # Safety
 /// They can be read.
 #[inline(always)]
-pub(super) unsafe fn look_ahead<V: Vector, S: Stored<V::Elem>>(
+unsafe fn look_ahead<V: Vector, S: Stored<V::Elem>>(
     source: &Source<*const S>,
     k: usize,
     first: usize,

@@ -24,8 +24,8 @@
 //!             1       2⁻⁸             2⁻¹⁶                    2⁻²⁴
 //! ```
 //!
-//! All six are added to the same C while it stays in its registers, which [`Precision::High`](super::Precision)
-//! stands for. A rest of infinity or NaN is no number and the largest f32 would round up to infinity, so a row or
+//! All six are added to the same C while it stays in its registers; [`Precision::High`](super::Precision) stands for that, on
+//! AMX alone: sums of pairs would have twice f32's errors. A rest of infinity or NaN is no number and the largest f32 would round up to infinity, so a row or
 //! column with one of these in a block of k is summed in f32 instead ([`mend`]). Tiles take numbers below the normal
 //! ones for 0, so the last rest of what is below 2⁻¹⁰² is lost, and low bits of products as small.
 //!
@@ -165,7 +165,7 @@ pub(crate) struct Strip {
     row: usize,
     /// Bytes from 32 k to the next.
     step: usize,
-    /// Rows that are there.
+    /// Rows whose sums are wanted; all 32 can be read.
     rows: usize,
     stays: Stays,
 }
@@ -200,7 +200,7 @@ pub(super) fn rows_of<T: Copy>(a: &Factor<'_, T>, k: usize) -> Option<(usize, us
     (lines && (at as usize).is_multiple_of(64)).then_some((a.row_stride / 2, LANES))
 }
 
-/// Something that has tiles: the processor, or the model of one in tests.
+/// Something that multiplies in tiles: the processor, or the model of AMX in tests.
 pub(crate) trait Unit {
     /// Its vectors.
     type V: Vector<Elem = f32>;
@@ -223,20 +223,21 @@ pub(crate) trait Unit {
         // SAFETY: handed through.
         unsafe { x.store_ptr(to) };
     }
-    /// Gives all eight registers 16 rows of 64 bytes.
+    /// What has to be done before [`Unit::sums`]: AMX gives its eight registers 16 rows of 64 bytes.
     ///
     /// # Safety
-    /// The machine has tiles.
+    /// The machine has what this multiplies with.
     unsafe fn begin();
-    /// Gives the registers back.
+    /// Undoes [`Unit::begin`] and waits for what was streamed.
     ///
     /// # Safety
     /// As [`Unit::begin`], which has been called.
     unsafe fn end();
     /// The sums of one strip of A and one panel of B over `steps` of 32 k; `more`: they go on from those that `to` holds.
+    /// Of rows that the strip does not want `to` holds anything afterwards.
     ///
     /// # Safety
-    /// Both hold that many steps of `parts` parts, aligned to 64 bytes, and the registers are there.
+    /// 32 rows of A and the panel of B hold that many steps of `parts` parts, aligned to 64 bytes; [`Unit::begin`] has been called.
     unsafe fn sums(
         parts: Parts,
         a: Strip,

@@ -60,9 +60,9 @@ pub fn available_levels() -> Vec<Level> {
     let mut levels = vec![Level::Portable];
     #[cfg(target_arch = "x86_64")]
     {
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        if ["avx2", "fma", "f16c"].into_iter().all(has) {
             levels.push(Level::Avx2);
-            if ["avx512f", "avx512bw", "avx512dq", "avx512vl"].into_iter().all(has_avx512) {
+            if ["avx512f", "avx512bw", "avx512dq", "avx512vl", "bmi2"].into_iter().all(has) {
                 levels.push(Level::Avx512);
                 if super::amx::available() {
                     levels.push(Level::Amx);
@@ -76,8 +76,12 @@ pub fn available_levels() -> Vec<Level> {
 }
 
 #[cfg(target_arch = "x86_64")]
-fn has_avx512(feature: &str) -> bool {
+fn has(feature: &str) -> bool {
     match feature {
+        "avx2" => is_x86_feature_detected!("avx2"),
+        "fma" => is_x86_feature_detected!("fma"),
+        "f16c" => is_x86_feature_detected!("f16c"),
+        "bmi2" => is_x86_feature_detected!("bmi2"),
         "avx512f" => is_x86_feature_detected!("avx512f"),
         "avx512bw" => is_x86_feature_detected!("avx512bw"),
         "avx512dq" => is_x86_feature_detected!("avx512dq"),

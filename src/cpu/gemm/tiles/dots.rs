@@ -1,8 +1,8 @@
 //! Tiles without registers of their own: `vdpbf16ps` (AVX512-BF16) on operands that lie as tiles want them.
 //!
-//! In each lane the instruction adds two products, `sum + a₀ b₀ + a₁ b₁`: one pair of an A's row in all lanes, times a
-//! row of B with one pair for each of sixteen columns. 32 × 32 sums are more than there are registers, so a strip goes by in
-//! three passes of eleven, eleven and ten rows.
+//! In each lane the instruction adds two products, `sum + a₀ b₀ + a₁ b₁`: a pair of k from one row of A, the same in all
+//! lanes, times that pair of sixteen columns of B. 32 × 32 sums are more than there are registers, so a strip goes by in
+//! three passes of eleven, eleven and ten rows; a short strip needs fewer.
 
 use std::arch::x86_64::{__m512, __m512bh, _mm512_dpbf16_ps};
 
@@ -17,16 +17,10 @@ pub(super) struct Dots;
 /// Rows of the first two passes; the third has what is left of 32.
 const ROWS: usize = 11;
 
-/// Rows that go by in a pass of their own.
+/// A strip with at most so many rows goes by in one pass of so many.
 const FEW: usize = 8;
 
 impl Machine for Dots {
-    #[inline(always)]
-    unsafe fn begin() {}
-
-    #[inline(always)]
-    unsafe fn end() {}
-
     #[inline(always)]
     unsafe fn sums(
         parts: Parts,
@@ -41,7 +35,7 @@ impl Machine for Dots {
         let (first, rest) = to.0.split_at_mut(ROWS * SIDE);
         let (second, third) = rest.split_at_mut(ROWS * SIDE);
         let below = |first: usize| Strip { at: a.at.wrapping_byte_add(first * a.row), ..a };
-        // SAFETY: handed through; these are all rows, and the instructions are there.
+        // SAFETY: handed through: 32 rows can be read, however few are wanted, and the instructions are there.
         unsafe {
             if a.rows <= FEW {
                 return pass::<FEW>(a, b, steps, Some(soon), more, first);
@@ -74,7 +68,7 @@ fn dot(a: F32x1, b: F32x1, sum: F32x1) -> F32x1 {
 /// R rows of the sums.
 ///
 /// # Safety
-/// As [`Machine::sums`], of a strip with R rows.
+/// As [`Machine::sums`]; R rows can be read from the start of the strip.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c,bmi2")]
 unsafe fn pass<const R: usize>(

@@ -41,14 +41,28 @@ fn exact_operands_give_the_f32_product_in_every_layout() {
     let shapes: &[_] = if cfg!(miri) {
         &[[3, 17, 33]]
     } else {
-        &[[1, 1, 1], [17, 33, 31], [64, 64, 64], [33, 70, 300], [40, 290, 530], [33, 40, 2100]]
+        &[
+            [1, 1, 1],
+            [17, 33, 31],
+            [64, 64, 64],
+            [33, 70, 300],
+            [40, 290, 530],
+            [33, 40, 2100],
+            [9, 33, 70],
+            [11, 17, 33],
+            [22, 20, 65],
+            [23, 17, 33],
+        ]
     };
     everything().for_each(|by| exact_in_every_layout(by, shapes));
+    everything().for_each(sums_of_nothing_are_zero);
+}
+
+fn sums_of_nothing_are_zero(by: Arithmetic) {
     let mut c = [5.0f32; 6];
-    let by = model(Parts::Three);
     let (none, a, b) = (Epilogue::None, dense(&[], 0).into(), dense(&[], 3).into());
     product(by, Output::Own(&mut c), 0, 3, (a, 0), (b, 0), 1, 2, 3, 0, false, none);
-    assert_eq!(c, [0.0; 6]);
+    assert_eq!(c, [0.0; 6], "{by:?}");
 }
 
 /// On one thread each tile packs its own B; on more a B that several tiles read is packed before them.
@@ -266,6 +280,7 @@ fn amx_gives_the_bits_of_the_model() {
         for parts in ALL {
             exact_in_every_layout(amx(parts), &[[17, 33, 31], [40, 70, 530]]);
         }
+        sums_of_nothing_are_zero(amx(Parts::One));
         let shapes = [[64, 70, 1088], [50, 64, 96], [32, 650, 1088]];
         a_where_it_lies_gives_the_bits_of_a_packed_one(amx(Parts::One), &shapes);
         let shape @ [m, n, k] = [70, 90, 2100];

@@ -32,7 +32,8 @@ enum Whose {
 }
 
 impl Tiles {
-    /// The fastest that the instruction set in force has, if T is `f32` and they are faster than it.
+    /// The fastest that the instruction set in force has, if T is `f32`; vectors of pairs only where they do more than its
+    /// multiply-adds.
     pub(crate) fn find<T: Real>() -> Option<Tiles> {
         if TypeId::of::<T>() != TypeId::of::<f32>() {
             return None;
@@ -49,7 +50,7 @@ impl Tiles {
         Tiles(Whose::Model)
     }
 
-    /// The processor's vectors of pairs, also where f32 is as fast; nothing where it has none.
+    /// The processor's vectors of pairs, also where f32 is faster; nothing where it has none.
     #[cfg(test)]
     pub(crate) fn dots() -> Option<Tiles> {
         let in_force = matches!(level(), Level::Avx512 | Level::Amx) && dot_bf16::available();
@@ -71,13 +72,14 @@ impl Tiles {
         Some(Tiles(Whose::Amx))
     }
 
-    /// Whether they are faster than f32 for this shape: packing, of which there is (m + n) k, has to be worth its m n k
-    /// products, and a side shorter than a tile is filled up with zeros (with vectors of pairs, only so far as
-    /// their passes reach). Six products win little, in registers alone, and from 2¹⁵ elements of C on.
+    /// Whether they are taken for this shape: packing, of which there is (m + n) k, has to be worth its m n k products, and
+    /// a side shorter than a tile is filled up with zeros. Vectors of pairs skip most of the rows that are filled up; for up
+    /// to eight f32 reads a B where it lies, and is twice as fast; below 2¹⁵ multiply-adds rounding costs more than they bring. Six products win little, on AMX alone, and
+    /// from 2¹⁵ elements of C on.
     pub(in super::super) fn pay(self, parts: Parts, (m, n, k): (usize, usize, usize)) -> bool {
         match (self.0, parts) {
             (Whose::Dots, Parts::One) => {
-                m > 1 && n.min(k) >= LANES && m.saturating_mul(n).saturating_mul(k) >= 1 << 15
+                m > 8 && n.min(k) >= LANES && m.saturating_mul(n).saturating_mul(k) >= 1 << 15
             }
             (Whose::Dots, _) => false,
             (_, Parts::One) => m.min(n) >= LANES && k >= STEP,

@@ -16,16 +16,18 @@ pub(super) trait Machine {
     ///
     /// # Safety
     /// As there.
-    unsafe fn begin();
+    #[inline(always)]
+    unsafe fn begin() {}
     /// [`Unit::end`].
     ///
     /// # Safety
     /// As there.
-    unsafe fn end();
-    /// [`Unit::sums`].
+    #[inline(always)]
+    unsafe fn end() {}
+    /// [`Unit::sums`] of at least one step.
     ///
     /// # Safety
-    /// As there.
+    /// As there, and `steps` is not 0.
     unsafe fn sums(
         parts: Parts,
         a: Strip,
@@ -119,7 +121,7 @@ impl<M: Machine> Unit for With<M> {
         if steps == 0 {
             return *to = Sums::ZERO;
         }
-        // SAFETY: handed through.
+        // SAFETY: handed through; there are steps.
         unsafe { M::sums(parts, a, b, steps, soon, more, to) };
     }
 }
@@ -142,7 +144,7 @@ pub(super) unsafe fn pack(
 /// Runs `work`.
 ///
 /// # Safety
-/// The machine has what M needs.
+/// The machine has the instructions named here and what M needs.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c,bmi2")]
 pub(super) unsafe fn run<M: Machine, W: Work>(work: W) {
     // SAFETY: handed through.
