@@ -128,7 +128,7 @@ impl Tiles {
         match self.0 {
             #[cfg(all(target_arch = "x86_64", not(miri)))]
             // SAFETY: handed through; whoever made this has seen that the machine rounds to bf16.
-            Whose::Amx | Whose::Dots => unsafe { x86::pack(dst, source, operand, parts) },
+            Whose::Amx | Whose::Dots => unsafe { x86::pack::<Dots>(dst, source, operand, parts) },
             #[cfg(test)]
             // SAFETY: handed through.
             Whose::Model => unsafe { pack_for::<super::model::Model>(dst, source, operand, parts) },

@@ -126,19 +126,19 @@ impl<M: Machine> Unit for With<M> {
     }
 }
 
-/// [`pack_for`], which does not ask what multiplies.
+/// [`pack_for`], which is the same whatever M is.
 ///
 /// # Safety
 /// All of the source can be read, and the machine rounds to bf16.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c,bmi2")]
-pub(super) unsafe fn pack(
+pub(super) unsafe fn pack<M: Machine>(
     dst: &mut [f32],
     source: Source<Start<f32>>,
     operand: Operand,
     parts: Parts,
 ) {
     // SAFETY: handed through.
-    unsafe { pack_for::<With<super::dots::Dots>>(dst, source, operand, parts) };
+    unsafe { pack_for::<With<M>>(dst, source, operand, parts) };
 }
 
 /// Runs `work`.
