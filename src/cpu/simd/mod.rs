@@ -53,7 +53,7 @@ pub(crate) use portable::Lanes;
 pub(crate) use shared::Shared;
 pub(crate) use strips::{Strip, Strips, for_pieces, for_pieces_and, for_strips};
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 pub(crate) use avx512::F32x1;
 pub use isa::{Level, at_level, available_levels, level};
 
