@@ -25,8 +25,8 @@
 //! ```
 //!
 //! All six are added to the same C while it stays in its registers; [`Precision::High`](super::Precision) stands for that, on
-//! AMX alone: sums of pairs would have twice f32's errors. A rest of infinity or NaN is no number and the largest f32 would round up to infinity, so a row or
-//! column with one of these in a block of k is summed in f32 instead ([`mend`]). Tiles take numbers below the normal
+//! AMX alone: sums of pairs would have twice f32's errors. A rest of infinity or NaN is no number and the largest f32 would
+//! round up to infinity, so a row or column with one of these in a block of k is summed in f32 instead. Tiles take numbers below the normal
 //! ones for 0, so the last rest of what is below 2⁻¹⁰² is lost, and low bits of products as small.
 //!
 //! The idea is Henry, Tang and Heinecke's (2019, "Leveraging the bfloat16 Artificial Intelligence Datatype for
@@ -170,6 +170,19 @@ pub(crate) struct Strip {
     stays: Stays,
 }
 
+/// The sums of one strip of A and one panel of B.
+pub(crate) struct Chain<'a> {
+    parts: Parts,
+    a: Strip,
+    b: *const f32,
+    /// So many times 32 k.
+    steps: usize,
+    soon: Soon,
+    /// They go on from those that `to` holds.
+    more: bool,
+    to: &'a mut Sums,
+}
+
 /// Which operand stays in the first cache. The other, which comes from the second, is not to drive it out.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stays {
@@ -233,20 +246,12 @@ pub(crate) trait Unit {
     /// # Safety
     /// As [`Unit::begin`], which has been called.
     unsafe fn end();
-    /// The sums of one strip of A and one panel of B over `steps` of 32 k; `more`: they go on from those that `to` holds.
-    /// Of rows that the strip does not want `to` holds anything afterwards.
+    /// Sums a chain. Of rows that the strip does not want `to` holds anything afterwards.
     ///
     /// # Safety
-    /// 32 rows of A and the panel of B hold that many steps of `parts` parts, aligned to 64 bytes; [`Unit::begin`] has been called.
-    unsafe fn sums(
-        parts: Parts,
-        a: Strip,
-        b: *const f32,
-        steps: usize,
-        soon: Soon,
-        more: bool,
-        to: &mut Sums,
-    );
+    /// 32 rows of A and the panel of B hold that many steps of `parts` parts, aligned to 64 bytes; [`Unit::begin`] has been
+    /// called.
+    unsafe fn sums(chain: Chain<'_>);
 }
 
 /// A kernel with its arguments, waiting for tiles.

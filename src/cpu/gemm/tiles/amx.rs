@@ -3,7 +3,7 @@
 use std::arch::asm;
 
 use super::x86::Machine;
-use super::{Parts, SIDE, STEP, Soon, Stays, Strip, Sums, TILE};
+use super::{Chain, Parts, SIDE, STEP, Stays, TILE};
 use crate::cpu::simd::LANES;
 
 /// AMX with bf16.
@@ -168,16 +168,9 @@ impl Machine for Amx {
     }
 
     #[inline(always)]
-    unsafe fn sums(
-        parts: Parts,
-        a: Strip,
-        b: *const f32,
-        steps: usize,
-        soon: Soon,
-        more: bool,
-        to: &mut Sums,
-    ) {
+    unsafe fn sums(chain: Chain<'_>) {
         const { assert!(SIDE * size_of::<f32>() == 2 * ROW) };
+        let Chain { parts, a, b, steps, soon, more, to } = chain;
         let to = to.0.as_mut_ptr();
         // SAFETY: loads stay in the panels, which the caller vouches for, stores in `to`; the registers were given
         // their shape by `begin`.

@@ -6,7 +6,8 @@ use super::super::factor::Start;
 use super::super::micro::{self, Block, tile_size, write_row};
 use super::super::pack::{self, Source, room};
 use super::{
-    MARGIN, Parts, SIDE, STEP, STRIPS, Soon, Stays, Strip, Sums, TILE, Unit, packed_rows, panel,
+    Chain, MARGIN, Parts, SIDE, STEP, STRIPS, Soon, Stays, Strip, Sums, TILE, Unit, packed_rows,
+    panel,
 };
 use crate::cpu::scratch;
 use crate::cpu::simd::{LANES, Vector, inlined, round_row};
@@ -95,11 +96,17 @@ pub(super) unsafe fn block_for<U: Unit>(
                     ldc: if c_soon { ldc } else { 0 },
                 };
                 next = next.wrapping_add(some * parts.products().len() * 2 * LANES);
+                let chain = Chain {
+                    parts,
+                    a: strip,
+                    b: right.wrapping_add(from * step),
+                    steps: some,
+                    soon,
+                    more: from > 0,
+                    to: &mut *sums,
+                };
                 // SAFETY: a strip and a panel, packed for this k, each with its margin.
-                unsafe {
-                    let right = right.wrapping_add(from * step);
-                    U::sums(parts, strip, right, some, soon, from > 0, sums);
-                }
+                unsafe { U::sums(chain) };
                 if !last {
                     continue;
                 }

@@ -8,7 +8,7 @@ use std::arch::x86_64::{__m512, __m512bh, _mm512_dpbf16_ps};
 
 use super::super::micro::{each_row, each_vector, written_out};
 use super::x86::Machine;
-use super::{Parts, SIDE, Soon, Strip, Sums, TILE};
+use super::{Chain, Parts, SIDE, Soon, Strip, TILE};
 use crate::cpu::simd::{F32x1, LANES, Vector, unknown};
 
 /// Vectors of pairs.
@@ -22,15 +22,8 @@ const FEW: usize = 8;
 
 impl Machine for Dots {
     #[inline(always)]
-    unsafe fn sums(
-        parts: Parts,
-        a: Strip,
-        b: *const f32,
-        steps: usize,
-        soon: Soon,
-        more: bool,
-        to: &mut Sums,
-    ) {
+    unsafe fn sums(chain: Chain<'_>) {
+        let Chain { parts, a, b, steps, soon, more, to } = chain;
         assert_eq!(parts, Parts::One, "sums of six products of pairs are less exact than f32's");
         let (first, rest) = to.0.split_at_mut(ROWS * SIDE);
         let (second, third) = rest.split_at_mut(ROWS * SIDE);

@@ -3,7 +3,7 @@
 
 use half::bf16;
 
-use super::{Parts, SIDE, Soon, Strip, Sums, TILE, Unit};
+use super::{Chain, SIDE, TILE, Unit};
 use crate::cpu::simd::{LANES, Lanes, Vector};
 
 /// A register: 16 rows of 16 times 32 bits.
@@ -75,15 +75,8 @@ impl Unit for Model {
 
     unsafe fn end() {}
 
-    unsafe fn sums(
-        parts: Parts,
-        a: Strip,
-        b: *const f32,
-        steps: usize,
-        _: Soon,
-        more: bool,
-        to: &mut Sums,
-    ) {
+    unsafe fn sums(chain: Chain<'_>) {
+        let Chain { parts, a, b, steps, more, to, .. } = chain;
         // A register of rows of 64 bytes that lie so many apart.
         let register = |at: *const f32, row: usize| -> Register {
             std::array::from_fn(|i| {

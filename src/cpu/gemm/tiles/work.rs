@@ -9,7 +9,8 @@ use super::super::pack::{Operand, Source};
 #[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
 use super::amx::Amx;
 use super::{
-    Parts, SIDE, STEP, STRIPS, Soon, Strip, Sums, TILE, Unit, Work, block_for, pack_for, panel,
+    Chain, Parts, SIDE, STEP, STRIPS, Soon, Strip, Sums, TILE, Unit, Work, block_for, pack_for,
+    panel,
 };
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 use super::{dots::Dots, x86};
@@ -54,6 +55,9 @@ impl Tiles {
     #[cfg(test)]
     pub(crate) fn dots() -> Option<Tiles> {
         let in_force = matches!(level(), Level::Avx512 | Level::Amx) && dot_bf16::available();
+        if !in_force {
+            eprintln!("skipped: this machine has no pairs of bf16, or they are not in force");
+        }
         in_force.then_some(Tiles(Whose::Dots))
     }
 
@@ -73,9 +77,9 @@ impl Tiles {
     }
 
     /// Whether they are taken for this shape: packing, of which there is (m + n) k, has to be worth its m n k products, and
-    /// a side shorter than a tile is filled up with zeros. Vectors of pairs skip most of the rows that are filled up; for up
-    /// to eight f32 reads a B where it lies, and is twice as fast; below 2¹⁵ multiply-adds rounding costs more than they bring. Six products win little, on AMX alone, and
-    /// from 2¹⁵ elements of C on.
+    /// a side shorter than a tile is filled up with zeros. Vectors of pairs skip most of the rows that are filled up; up to
+    /// eight are left to f32, which reads a B in f32 where it lies; below 2¹⁵ multiply-adds rounding costs more than
+    /// they bring. Six products win little, on AMX alone, and from 2¹⁵ elements of C on.
     pub(in super::super) fn pay(self, parts: Parts, (m, n, k): (usize, usize, usize)) -> bool {
         match (self.0, parts) {
             (Whose::Dots, Parts::One) => {
@@ -238,6 +242,8 @@ pub(crate) fn product<U: Unit>(a: &[f32], b: &[f32], steps: usize, to: &mut Sums
     let (a, b) = (a[..len].as_ptr(), b[..len].as_ptr());
     // Nothing is far away: what is asked for is at hand.
     let soon = Soon { b, c: to.0.as_ptr(), ldc: 0 };
+    let (parts, more) = (Parts::One, false);
+    let chain = Chain { parts, a: Strip::packed(parts, a), b, steps, soon, more, to };
     // SAFETY: both are that long, and registers are there wherever there is a U: `Tiles::run` has begun.
-    unsafe { U::sums(Parts::One, Strip::packed(Parts::One, a), b, steps, soon, false, to) };
+    unsafe { U::sums(chain) };
 }

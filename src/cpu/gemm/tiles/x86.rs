@@ -7,7 +7,7 @@ use half::bf16;
 
 use super::super::factor::Start;
 use super::super::pack::{Operand, Source};
-use super::{Parts, Soon, Strip, Sums, Unit, Work, pack_for};
+use super::{Chain, Parts, Sums, Unit, Work, pack_for};
 use crate::cpu::simd::F32x1;
 
 /// What multiplies; see [`Unit`].
@@ -27,16 +27,8 @@ pub(super) trait Machine {
     /// [`Unit::sums`] of at least one step.
     ///
     /// # Safety
-    /// As there, and `steps` is not 0.
-    unsafe fn sums(
-        parts: Parts,
-        a: Strip,
-        b: *const f32,
-        steps: usize,
-        soon: Soon,
-        more: bool,
-        to: &mut Sums,
-    );
+    /// As there, and there are steps.
+    unsafe fn sums(chain: Chain<'_>);
 }
 
 /// Vectors of AVX-512 and the products of M.
@@ -109,20 +101,12 @@ impl<M: Machine> Unit for With<M> {
     }
 
     #[inline(always)]
-    unsafe fn sums(
-        parts: Parts,
-        a: Strip,
-        b: *const f32,
-        steps: usize,
-        soon: Soon,
-        more: bool,
-        to: &mut Sums,
-    ) {
-        if steps == 0 {
-            return *to = Sums::ZERO;
+    unsafe fn sums(chain: Chain<'_>) {
+        if chain.steps == 0 {
+            return *chain.to = Sums::ZERO;
         }
         // SAFETY: handed through; there are steps.
-        unsafe { M::sums(parts, a, b, steps, soon, more, to) };
+        unsafe { M::sums(chain) };
     }
 }
 
